@@ -1,0 +1,1 @@
+"""The images of a datastore as NBD block devices (the Python plugin of nbdkit)."""

@@ -1,0 +1,233 @@
+"""nbdkit's callbacks: the script that nbdkit's Python plugin runs. Nothing else imports nbdkit.
+
+Runs in nbdkit's process, in the Python embedded there. Requests of one connection run in a few
+threads at once (store/notes/0009-nbd-thread-model.md), connections beside each other. All settings
+come through a pipe.
+"""
+
+import ctypes
+import errno
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import nbdkit
+
+from blockgw.device import Device
+from blockgw.export import Exports
+from blockgw.settings import Settings
+from blockgw.thread_state import (
+    KeptState,
+    keep_thread_state,
+    keep_thread_state_to_its_end,
+    let_go_of_thread_state,
+)
+from store.datastore.archives import ChunkCache
+from store.datastore.repository import open_datastore
+from store.errors import StoreError
+from store.format.crypt import CryptConfig
+
+API_VERSION = 2
+MINIMUM_BLOCK, MAXIMUM_BLOCK = 1, 32 << 20
+# A guard: no thread of ours runs Python for long; one that does must not stop the others for 5 ms.
+SWITCH_INTERVAL_S = 0.0005
+PR_SET_PDEATHSIG = 1
+HOLE = nbdkit.EXTENT_HOLE | nbdkit.EXTENT_ZERO
+
+
+class Server:
+    """What all connections share."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.threads = settings.threads
+        self.cache = ChunkCache(settings.cache_size)
+        self.key = CryptConfig(settings.key) if settings.key else None
+        self.datastore = open_datastore(settings.repository)
+        self.exports = Exports(self.datastore, settings.selection)
+
+    def open(self, name: str) -> Device:
+        """Open the image a client asks for. Raises StoreError."""
+        return Device.open(self.datastore, self.exports.resolve(name), self.key, self.cache)
+
+
+class State:
+    """The plugin's variables: nbdkit calls functions, not methods."""
+
+    settings_fd: int | None = None
+    server: Server
+
+
+thread = KeptState()
+
+
+def fail(error: StoreError) -> NoReturn:
+    """Give the client the error's number, and the log its one line (`format_exception`)."""
+    # NBD knows no EACCES; nbdkit would make it EINVAL.
+    nbdkit.set_error(errno.EPERM if error.errno == errno.EACCES else error.errno)
+    raise error
+
+
+def format_exception(*arguments: Any, **options: Any) -> list[str]:  # noqa: ANN401 - whatever traceback's takes
+    """The traceback module's function for nbdkit, which logs every exception through it.
+
+    A StoreError says all in one line; a traceback for each failed read would bury the rest.
+    """
+    error = next((argument for argument in arguments if isinstance(argument, BaseException)), None)
+    if isinstance(error, StoreError):
+        return [str(error)]
+    return _format_exception(*arguments, **options)
+
+
+_format_exception: Callable[..., list[str]] = traceback.format_exception
+
+
+def config(key: str, value: str) -> None:
+    """`config_fd=N` is the only parameter: the descriptor to read the settings from."""
+    if key != "config_fd":
+        raise ValueError(f"unknown parameter {key!r}")
+    State.settings_fd = int(value)
+
+
+def thread_model() -> int:
+    """Parallel: a read that waits for a chunk holds up no other. `--threads` keeps them few.
+
+    With one thread, that is the connection's own: `open`, all requests and `close` run in it. With
+    more they serve the requests, and have ended before `close`.
+    """
+    return int(nbdkit.THREAD_MODEL_PARALLEL)
+
+
+def get_ready() -> None:
+    """Read the settings and open the datastore, before anything is served.
+
+    Starts no threads: nbdkit may fork afterwards.
+    """
+    configure_logging()
+    die_with_parent()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    traceback.format_exception = format_exception
+    if State.settings_fd is None:
+        raise ValueError("no config_fd=N: this script is for `vaultway export`")
+    with os.fdopen(State.settings_fd, "rb") as pipe:
+        settings = Settings.decode(pipe.read())
+    try:
+        State.server = Server(settings)
+    except StoreError as error:
+        fail(error)
+
+
+def configure_logging() -> None:
+    """To stderr, which the launcher passes on, in the form of the program's own lines."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.addLevelName(logging.WARNING, "warning")
+    logging.addLevelName(logging.ERROR, "error")
+    logging.logThreads = False  # to name a thread of nbdkit's is to remember it for ever
+
+
+def die_with_parent() -> None:
+    """Be killed when the launcher dies.
+
+    For --exit-with-parent nbdkit gets SIGTERM, and then waits for its clients to leave.
+    """
+    if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        logging.warning("nbdkit may outlive vaultway: prctl failed")
+
+
+def cleanup() -> None:
+    """No more requests come: end the read-ahead threads before Python goes."""
+    State.server.cache.close()
+
+
+def list_exports(_readonly: int, _is_tls: int) -> Iterator[str | tuple[str, str]]:
+    """All images, for `nbdinfo --list`."""
+    try:
+        return iter([str(name) for name in State.server.exports.names()])
+    except StoreError as error:
+        fail(error)
+
+
+def default_export(_readonly: int, _is_tls: int) -> str:
+    """The name that stands for the empty one."""
+    try:
+        return str(State.server.exports.default())
+    except StoreError as error:
+        fail(error)
+
+
+def open(_readonly: int) -> Device:  # noqa: A001 - nbdkit's name
+    """A client comes for the export it named."""
+    try:
+        device = State.server.open(nbdkit.export_name())
+    except StoreError as error:
+        fail(error)
+    if State.server.threads == 1:
+        keep_thread_state(thread)
+    return device
+
+
+def close(device: Device) -> None:
+    """The client is gone. Not called when nbdkit ends."""
+    device.close()
+    if State.server.threads == 1:
+        let_go_of_thread_state(thread)
+
+
+def get_size(device: Device) -> int:
+    """In bytes."""
+    return device.size
+
+
+def block_size(device: Device) -> tuple[int, int, int]:
+    """Any byte; a chunk at a time is best; what nbdkit allows."""
+    return MINIMUM_BLOCK, min(device.chunk_size, MAXIMUM_BLOCK), MAXIMUM_BLOCK
+
+
+def can_write(_: Device) -> bool:
+    """A snapshot does not change."""
+    return False
+
+
+def can_multi_conn(_: Device) -> bool:
+    """Nothing is written, so all connections see the same."""
+    return True
+
+
+def can_cache(_: Device) -> int:
+    """NBD_CMD_CACHE starts the decoding."""
+    return int(nbdkit.CACHE_NATIVE)
+
+
+def is_rotational(_: Device) -> bool:
+    """A guest need not sort its requests."""
+    return False
+
+
+def can_extents(_: Device) -> bool:
+    """The index knows the holes."""
+    return True
+
+
+def pread(device: Device, buffer: memoryview, offset: int, _flags: int) -> None:
+    """Fill `buffer` from `offset`."""
+    if not thread.kept:
+        keep_thread_state_to_its_end(thread)
+    try:
+        device.read_into(buffer, offset)
+    except StoreError as error:
+        fail(error)
+
+
+def extents(device: Device, count: int, offset: int, flags: int) -> Iterator[tuple[int, int, int]]:
+    """`(offset, length, type)`: chunks of zeros are holes."""
+    one = bool(flags & nbdkit.FLAG_REQ_ONE)
+    for start, length, is_zero in device.extents(offset, count, one=one):
+        yield start, length, HOLE if is_zero else 0
+
+
+def cache(device: Device, count: int, offset: int, _flags: int) -> None:
+    """Decode in the background."""
+    device.prefetch(offset, count)

@@ -1,0 +1,127 @@
+"""One pxar archive as the mount sees it: entries by offset, directories as listings.
+
+Everything here may read the datastore and is called in threads, from several at once; the caller
+keeps the results.
+"""
+
+import logging
+from threading import Lock
+from typing import TYPE_CHECKING
+from weakref import ref
+
+from fsgateway.hardlinks import Links, links_in_catalog, links_in_stream
+from fsgateway.listings import Listing
+from fsgateway.readahead import Ways
+from fsgateway.tree import TreeNode
+from fsgateway.view import Content, Tree
+from store.errors import StoreError
+from store.format.pxar.accessor import Accessor
+from store.format.pxar.entries import Entry, EntryKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+
+class Archive:
+    """A pxar archive, split or not. It is opened again when the View has closed it meanwhile."""
+
+    def __init__(self, node: TreeNode) -> None:
+        self.node = node
+        self.ways = Ways()
+        self._lock = Lock()
+        self._links: Links | None = None
+        self._last: Callable[[], Tree | None] = lambda: None
+
+    def __str__(self) -> str:
+        return f"{self.node.ident}/{self.node.name}"
+
+    def _open(self) -> Tree:
+        tree = self.node.view.open(self.node.ident).tree(self.node.name)
+        self._last = ref(tree)
+        return tree
+
+    def root(self) -> Entry:
+        """The tree's root directory. Raises StoreError."""
+        return self._open().accessor.root()
+
+    def entry(self, offset: int, directory_end: int = 0) -> Entry:
+        """The entry whose FILENAME item is at `offset`; 0 is the root.
+
+        Args:
+            offset: as an earlier listing gave it.
+            directory_end: where it ends, if it is a directory: its parent's table knows, its own
+                items do not.
+
+        Raises:
+            FormatError: there is no such entry. Other StoreErrors as the datastore's.
+        """
+        accessor = self._open().accessor
+        return accessor.entry_at(offset, directory_end) if offset else accessor.root()
+
+    def listing(self, directory: Entry) -> Listing:
+        """Everything in a directory. Raises StoreError."""
+        accessor = self._open().accessor
+        listing = Listing()
+        for entry in accessor.list(directory):
+            listing.add(entry.name, self._followed(accessor, entry))
+        return listing
+
+    def lookup(self, directory: Entry, name: bytes) -> Entry | None:
+        """The entry of that name, a hard link's target for a hard link. Raises StoreError."""
+        accessor = self._open().accessor
+        entry = accessor.lookup(directory, name)
+        return None if entry is None else self._followed(accessor, entry)
+
+    def _followed(self, accessor: Accessor, entry: Entry) -> Entry:
+        if entry.kind is not EntryKind.HARDLINK:
+            return entry
+        try:
+            return accessor.follow(entry)
+        except StoreError as error:
+            # One bad link must not hide its directory; the link itself answers EIO.
+            log.warning("%s: hard link %r: %s", self, entry.name, error)
+            return entry
+
+    def content(self, entry: Entry) -> Content:
+        """Where a regular file's content is.
+
+        Raises StoreError, also if it is not where it should be.
+        """
+        return self._open().content(entry)
+
+    def content_if_cached(self, entry: Entry) -> Content | None:
+        """The same if nothing has to be read for it: for the event loop."""
+        tree = self._last()
+        return None if tree is None else tree.content_if_cached(entry)
+
+    def links(self) -> Links:
+        """How many hard links each file has; counted at the first call, by one thread.
+
+        Never raises StoreError.
+        """
+        with self._lock:
+            if self._links is None:
+                self._links = self._count_links()
+            return self._links
+
+    @property
+    def known_links(self) -> Links | None:
+        """The counted links, None until `links` was called: for the event loop."""
+        return self._links
+
+    def _count_links(self) -> Links:
+        try:
+            tree = self._open()
+            if tree.payload is not None:
+                return links_in_stream(tree.metadata.chunks())
+            catalog = self.node.view.open(self.node.ident).reader.catalog()
+            if catalog is None:
+                return Links()
+            return links_in_catalog(catalog, f"{self.node.name}.didx".encode(), tree.accessor)
+        except StoreError as error:
+            log.warning(
+                "%s: hard links not counted, each name shows as a file of its own: %s", self, error
+            )
+            return Links()

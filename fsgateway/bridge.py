@@ -1,0 +1,109 @@
+"""Where the mount's event loop meets the threads of `store`: the only file that crosses over.
+
+Inside the loop everything is trio; below, everything is plain blocking Python. `Bridge.run` moves
+one call to a thread, `as_fuse_error` turns what came back into an errno and, where somebody should
+act, into one log line.
+"""
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import trio
+from pyfuse3 import FUSEError
+
+from store.errors import BackendError, FormatError, IntegrityError, KeyRequired, StoreError
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+QUIET_S = 60.0
+MAX_REMEMBERED = 1000
+
+
+class Bridge:
+    """Runs blocking calls in threads, a bounded number at a time.
+
+    Args:
+        threads: how many calls may run at once. More callers wait on the event loop, where waiting
+            is free.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._limiter = trio.CapacityLimiter(threads or max(4, (os.cpu_count() or 1) + 2))
+
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """Call `function(*args)` in a thread; its exception is raised here as it is.
+
+        Cancelling waits for the thread: a half-read index or cache entry is never left behind.
+        """
+        return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
+
+
+class QuietLog:
+    """Writes a line at most once a minute: retries on a damaged file must not fill a disk."""
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, quiet_s: float = QUIET_S
+    ) -> None:
+        self._clock = clock
+        self._quiet_s = quiet_s
+        self._last: dict[str, float] = {}
+
+    def warning(self, message: str) -> None:
+        now = self._clock()
+        if now - self._last.get(message, -self._quiet_s) < self._quiet_s:
+            return
+        if len(self._last) >= MAX_REMEMBERED:
+            self._last.clear()
+        self._last[message] = now
+        log.warning("%s", message)
+
+
+QUIET = QuietLog()
+WORTH_A_LINE = (KeyRequired, FormatError, IntegrityError, BackendError)
+
+
+def as_fuse_error(error: Exception, doing: str, quiet: QuietLog = QUIET) -> FUSEError:
+    """Return the errno for `error` as FUSEError, logging what an administrator should know.
+
+    Args:
+        error: anything a handler raised.
+        doing: the handler's name, for the traceback line.
+    Returns:
+        StoreError and OSError give their errno, MemoryError ENOMEM, everything else EIO with a
+            traceback in the log.
+    """
+    if isinstance(error, FUSEError):
+        return error
+    if isinstance(error, StoreError):
+        if isinstance(error, WORTH_A_LINE):
+            quiet.warning(str(error))
+        return FUSEError(error.errno)
+    if isinstance(error, OSError):
+        quiet.warning(f"{doing}: {error}")
+        return FUSEError(error.errno or errno.EIO)
+    log.error("%s failed", doing, exc_info=error)
+    return FUSEError(errno.ENOMEM if isinstance(error, MemoryError) else errno.EIO)
+
+
+def guarded(
+    handler: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Let only FUSEError leave a FUSE handler: anything else would end the mount."""
+
+    @wraps(handler)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(*args, **kwargs)
+        except FUSEError:
+            raise
+        except Exception as error:
+            raise as_fuse_error(error, handler.__name__) from error
+
+    return wrapper

@@ -1,0 +1,143 @@
+"""`vaultway mount` and `vaultway umount`.
+
+Cheap to import: pyfuse3, trio and the store come in when a command runs.
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from store.cli.options import add_command, add_key_options, get_namespace, load_key, open_repository
+from store.errors import InvalidName
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fsgateway.options import MountOptions
+
+MOUNT_NOTES = """\
+mount options (-o, separated by commas):
+  allow_other           other users may enter; modes, owners and ACLs of the backup protect
+  default_permissions   the kernel enforces modes, owners and ACLs
+  cache=SIZE            memory for decoded chunks (default: 256M)
+  uid=N,gid=N           show every file as theirs; umask=MODE takes bits off every mode
+  ns=, keyfile=, log=   as --ns, --keyfile and --log, for fstab
+  noatime, nodev, ...   as for every mount; ro is always on
+
+what is there:
+  host|vm|ct/ID/TIME/   snapshots, with `latest`; namespaces are in ns/NAME/
+  root.pxar/            a backed-up tree       drive-scsi0.img   a disk, as a sparse raw file
+  index.json            the manifest
+
+A snapshot whose key is missing is listed, but cannot be read; the log says which key it needs.
+"""
+
+
+def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no public type for it
+    """Declare the commands."""
+    mount = add_command(
+        subparsers,
+        "mount",
+        run_mount,
+        "Show a datastore as a file system, read-only.",
+        "vaultway mount /srv/backup /mnt/vault",
+        MOUNT_NOTES,
+    )
+    mount.add_argument(
+        "repository",
+        metavar="REPOSITORY",
+        nargs="?",
+        help="the datastore (default: $PBS_REPOSITORY)",
+    )
+    mount.add_argument("mountpoint", metavar="MOUNTPOINT", help="an existing directory")
+    mount.add_argument(
+        "-o", dest="options", metavar="OPTION,...", action="append", default=[], help="below"
+    )
+    mount.add_argument("-f", "--foreground", action="store_true", help="stay until it is unmounted")
+    mount.add_argument("--ns", metavar="NAMESPACE", help="show this namespace and those below it")
+    mount.add_argument(
+        "--log", metavar="FILE", help="log of the background process (default: syslog)"
+    )
+    add_key_options(mount)
+    umount = add_command(
+        subparsers,
+        "umount",
+        run_umount,
+        "Unmount a datastore and wait until its process has ended.",
+        "vaultway umount /mnt/vault",
+    )
+    umount.add_argument("mountpoint", metavar="MOUNTPOINT", help="where it is mounted")
+    umount.add_argument(
+        "-l", "--lazy", action="store_true", help="detach it even if it is in use, and do not wait"
+    )
+
+
+def run_mount(args: argparse.Namespace) -> int:
+    """Start a mount; in the background unless told otherwise."""
+    from fsgateway.background import log_to, start_in_background
+    from fsgateway.mountpoints import check_fuse, check_mountpoint
+    from fsgateway.options import parse_options
+
+    options = parse_options(args.options)
+    mountpoint = check_mountpoint(Path(args.mountpoint))
+    check_fuse(options)
+    work = _work(args, options, mountpoint)
+    if args.foreground:
+        if args.log or options.log:
+            log_to(args.log or options.log)
+        work(lambda: None)
+        return 0
+
+    def work_and_log(ready: "Callable[[], None]") -> None:
+        log_to(args.log or options.log)
+        work(ready)
+
+    start_in_background(work_and_log)
+    return 0
+
+
+def _work(
+    args: argparse.Namespace, options: "MountOptions", mountpoint: Path
+) -> "Callable[[Callable[[], None]], None]":
+    """What the mount's process does.
+
+    The key is opened now, while a terminal can be asked for its passphrase.
+    """
+    args = argparse.Namespace(**vars(args))
+    args.keyfile = args.keyfile or options.keyfile
+    args.ns = args.ns if args.ns is not None else options.namespace
+    args.repository = args.repository or os.environ.get("PBS_REPOSITORY")
+    if not args.repository:
+        raise InvalidName(
+            "no repository: vaultway mount REPOSITORY MOUNTPOINT, or set PBS_REPOSITORY"
+        )
+    _refuse_to_hide(args.repository, mountpoint)
+    namespace = get_namespace(args)
+    key = load_key(args)
+
+    def work(ready: "Callable[[], None]") -> None:
+        from fsgateway.mount import MountRequest, serve
+
+        with open_repository(args) as datastore:
+            request = MountRequest(args.repository, mountpoint, options, key, namespace)
+            serve(request, datastore, ready)
+
+    return work
+
+
+def _refuse_to_hide(repository: str, mountpoint: Path) -> None:
+    """A mount over its own datastore would read itself."""
+    from store.datastore.repository import local_path
+
+    path = local_path(repository).resolve()
+    if path == mountpoint or mountpoint in path.parents:
+        raise InvalidName(f"mount point {mountpoint}: would hide the datastore {path}")
+
+
+def run_umount(args: argparse.Namespace) -> int:
+    """Take a mount away."""
+    from fsgateway.mountpoints import unmount
+
+    unmount(Path(args.mountpoint), lazy=args.lazy)
+    return 0

@@ -1,0 +1,339 @@
+"""The FUSE handlers of a read-only mount.
+
+They are short: what they know comes from tree, archive and reading.
+
+Whatever goes wrong in one is an errno for its caller and nothing else: every handler is `guarded`.
+What is in memory is answered on the event loop; only what has to be read crosses the bridge to a
+thread.
+
+Not here on purpose: flush, fsync and access. Without them the kernel asks once and never again.
+"""
+
+import errno
+import os
+from collections.abc import Sequence
+
+import pyfuse3
+from pyfuse3 import (
+    ROOT_INODE,
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ReaddirToken,
+    RequestContext,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from fsgateway.archive import Archive
+from fsgateway.attributes import IMMUTABLE_S, Facts, Presentation, xattrs_of
+from fsgateway.bridge import Bridge, as_fuse_error, guarded
+from fsgateway.handles import EntryDirectory, HandleTable, NodeDirectory, OpenDirectory
+from fsgateway.hardlinks import Links, names_of
+from fsgateway.inodes import EntryTable, Forgets, NodeTable, entry_inode, is_entry, sibling
+from fsgateway.listings import Listing, Listings, RecentEntries
+from fsgateway.names import PID_XATTR
+from fsgateway.reading import Reader
+from fsgateway.tree import Directory, LatestNode, Node, TreeNode
+from fsgateway.view import View
+from store.errors import StoreError
+from store.format.buffer import Buffer
+from store.format.pxar.entries import Entry, EntryKind
+from store.format.pxar.items import ENTRY_SIZE
+
+PID = PID_XATTR.encode()
+WRITING = os.O_WRONLY | os.O_RDWR
+STATFS_BLOCK = 4096
+MAX_NAME = 255
+
+Described = tuple[Node, Facts | Entry]
+
+
+class VaultwayOperations(pyfuse3.Operations):
+    """A datastore as a file system.
+
+    Args:
+        view: what is mounted.
+        root: its root node.
+        presentation: owners and modes.
+        bridge: runs what has to wait for the datastore.
+        reader: opens files and reads them.
+        enforce_acls: the kernel protects by modes, owners and ACLs (needs the option
+            default_permissions).
+    """
+
+    def __init__(
+        self,
+        view: View,
+        root: Directory,
+        presentation: Presentation,
+        bridge: Bridge,
+        reader: Reader,
+        *,
+        enforce_acls: bool = False,
+    ) -> None:
+        super().__init__()
+        self.supports_dot_lookup = False
+        self.enable_acl = enforce_acls
+        self._view = view
+        self._presentation = presentation
+        self._bridge = bridge
+        self._reader = reader
+        self._file = reader.files.get
+        self._nodes: NodeTable[Node] = NodeTable(root)
+        self._entries: EntryTable[Archive] = EntryTable()
+        self._directories: HandleTable[OpenDirectory] = HandleTable()
+        self._listings = Listings()
+        self._recent = RecentEntries()
+
+    # ----- names and attributes
+
+    @guarded
+    async def lookup(
+        self, parent_inode: InodeT, name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Find a name in a directory.
+
+        The kernel remembers that there is none, inside an archive only.
+        """
+        if is_entry(parent_inode):
+            return await self._lookup_entry(parent_inode, name)
+        parent = self._directory_node(parent_inode)
+        node, described = await self._bridge.run(_find_child, parent, os.fsdecode(name))
+        attributes = self._attributes(node, described)
+        self._remember(node, described, attributes.st_ino)
+        return attributes
+
+    async def _lookup_entry(self, parent: InodeT, name: bytes) -> EntryAttributes:
+        listing = self._listings.get(parent)
+        if listing is not None:
+            entry = listing.by_name.get(name)
+        else:
+            archive, _ = self._entries.archive(parent)
+            entry = await self._bridge.run(archive.lookup, await self._entry(parent), name)
+        if entry is None:
+            return _no_such_name()
+        inode = sibling(parent, entry.offset)
+        attributes = await self._attributes_of_entry(inode, entry)
+        self._remember_entry(inode, entry)
+        return attributes
+
+    @guarded
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        """Stat."""
+        if not is_entry(inode):
+            node = self._nodes.get(inode)
+            return self._attributes(node, await self._bridge.run(node.describe))
+        archive, offset = self._entries.archive(inode)
+        if not offset:
+            return self._attributes(archive.node, await self._bridge.run(archive.node.describe))
+        return await self._attributes_of_entry(inode, await self._entry(inode))
+
+    def _attributes(self, node: Node, described: Facts | Entry) -> EntryAttributes:
+        inode = self._number(node)
+        if isinstance(described, Facts):
+            return self._presentation.of_facts(inode, described)
+        return self._presentation.of_entry(inode, described, 1)
+
+    def _number(self, node: Node) -> InodeT:
+        if isinstance(node, TreeNode):
+            return entry_inode(self._entries.archive_number(node.path, lambda: Archive(node)), 0)
+        return self._nodes.number(node)
+
+    async def _attributes_of_entry(self, inode: InodeT, entry: Entry) -> EntryAttributes:
+        names = 1
+        if entry.kind is EntryKind.FILE:
+            names = names_of(entry, await self._links(self._entries.archive(inode)[0]))
+        return self._presentation.of_entry(inode, entry, names)
+
+    async def _links(self, archive: Archive) -> Links:
+        links = archive.known_links
+        return links if links is not None else await self._bridge.run(archive.links)
+
+    async def _entry(self, inode: InodeT) -> Entry:
+        """The pxar entry of an inode number, read again if it was not met lately.
+
+        Raises StoreError.
+        """
+        entry = self._recent.get(inode)
+        if entry is None:
+            archive, offset = self._entries.archive(inode)
+            end = self._entries.directory_end(inode)
+            entry = await self._bridge.run(archive.entry, offset, end)
+            self._recent.keep(inode, entry)
+        return entry
+
+    def _directory_node(self, inode: InodeT) -> Directory:
+        node = self._nodes.get(inode)
+        if not isinstance(node, Directory):
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory")
+        return node
+
+    def _remember(self, node: Node, described: Facts | Entry, inode: InodeT) -> None:
+        if is_entry(inode):
+            end = described.end if isinstance(described, Entry) else 0
+            self._entries.remember(inode, end)
+        else:
+            self._nodes.remember(inode, node)
+
+    def _remember_entry(self, inode: InodeT, entry: Entry) -> None:
+        is_directory = entry.kind is EntryKind.DIRECTORY
+        self._entries.remember(inode, entry.end if is_directory else None)
+        self._recent.keep(inode, entry)
+
+    @guarded
+    async def forget(self, inode_list: Forgets) -> None:
+        """The kernel dropped inodes from its memory."""
+        for inode, lookups in inode_list:
+            table = self._entries if is_entry(inode) else self._nodes
+            table.forget(inode, lookups)
+
+    @guarded
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
+        """Where a symlink points, as it was backed up; for `latest`, as it is now."""
+        if is_entry(inode):
+            return (await self._entry(inode)).target
+        node = self._nodes.get(inode)
+        if not isinstance(node, LatestNode):
+            raise OSError(errno.EINVAL, "not a symlink")
+        # Every path below `latest` comes by here.
+        target = node.known_target()
+        return os.fsencode(target if target is not None else await self._bridge.run(node.target))
+
+    # ----- extended attributes
+
+    @guarded
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        """One extended attribute, or ENODATA: `ls -l` asks for two of each, and most have none."""
+        entry = self._recent.get(inode)
+        if entry is not None and len(entry.raw_metadata) <= ENTRY_SIZE:
+            raise FUSEError(errno.ENODATA)
+        value = (await self._xattrs(inode)).get(name)
+        if value is None and inode == ROOT_INODE and name == PID:
+            value = str(os.getpid()).encode()
+        if value is None:
+            raise FUSEError(errno.ENODATA)
+        return value
+
+    @guarded
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        """The names of all extended attributes."""
+        return [XAttrNameT(name) for name in await self._xattrs(inode)]
+
+    async def _xattrs(self, inode: InodeT) -> dict[bytes, bytes]:
+        if not is_entry(inode):
+            return {}
+        try:
+            return xattrs_of(await self._entry(inode))
+        except StoreError:
+            if self._entries.archive(inode)[1]:
+                raise
+            return {}  # the root of a tree that cannot be opened can still be listed
+
+    # ----- directories
+
+    @guarded
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        """Read a directory whole, so that one pass over it sees it as it was."""
+        if not is_entry(inode):
+            directory = self._directory_node(inode)
+            found = await self._bridge.run(_list_children, directory)
+            return self._directories.add(NodeDirectory(found))
+        archive, _ = self._entries.archive(inode)
+        listing = await self._listing(inode, archive)
+        return self._directories.add(EntryDirectory(inode, listing, await self._links(archive)))
+
+    async def _listing(self, inode: InodeT, archive: Archive) -> Listing:
+        listing = self._listings.get(inode)
+        if listing is None:
+            listing = await self._bridge.run(archive.listing, await self._entry(inode))
+            self._listings.keep(inode, listing)
+        return listing
+
+    @guarded
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        """Answer with as many entries as fit, each with its attributes."""
+        directory = self._directories.get(fh)
+        if isinstance(directory, EntryDirectory):
+            self._reply_entries(directory, start_id, token)
+        else:
+            self._reply_nodes(directory, start_id, token)
+
+    def _reply_entries(self, directory: EntryDirectory, start: int, token: ReaddirToken) -> None:
+        listing, links = directory.listing, directory.links
+        for position in range(start, len(listing)):
+            entry = listing.entries[position]
+            inode = sibling(directory.inode, entry.offset)
+            attributes = self._presentation.of_entry(inode, entry, names_of(entry, links))
+            if not pyfuse3.readdir_reply(token, listing.names[position], attributes, position + 1):
+                break
+            self._remember_entry(inode, entry)
+
+    def _reply_nodes(self, directory: NodeDirectory, start: int, token: ReaddirToken) -> None:
+        for position, (node, described) in enumerate(directory.children[start:], start):
+            attributes = self._attributes(node, described)
+            name = os.fsencode(node.path[-1])
+            if not pyfuse3.readdir_reply(token, name, attributes, position + 1):
+                break
+            self._remember(node, described, attributes.st_ino)
+
+    @guarded
+    async def releasedir(self, fh: FileHandleT) -> None:
+        """Close a directory."""
+        self._directories.remove(fh)
+
+    # ----- files
+
+    @guarded
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        """Open a file for reading; EACCES without its key, EIO if it is damaged."""
+        if flags & WRITING:
+            raise FUSEError(errno.EROFS)
+        if is_entry(inode):
+            archive, _ = self._entries.archive(inode)
+            return await self._reader.open_entry(inode, archive, await self._entry(inode))
+        return await self._reader.open_node(inode, self._nodes.get(inode))
+
+    async def read(self, fh: FileHandleT, off: int, size: int) -> Buffer:  # type: ignore[override] # views are not copied
+        """Read; `guarded` by hand, because here every microsecond counts."""
+        try:
+            return await self._reader.read(self._file(fh), off, size)
+        except Exception as error:
+            raise as_fuse_error(error, "read") from error
+
+    @guarded
+    async def release(self, fh: FileHandleT) -> None:
+        """Close a file."""
+        self._reader.files.remove(fh)
+
+    @guarded
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        """The datastore's own space."""
+        status = await self._bridge.run(self._view.status)
+        data = StatvfsData()
+        data.f_bsize = data.f_frsize = STATFS_BLOCK
+        data.f_blocks = status.total // STATFS_BLOCK
+        data.f_bfree = (status.total - status.used) // STATFS_BLOCK
+        data.f_bavail = status.avail // STATFS_BLOCK
+        data.f_namemax = MAX_NAME
+        return data
+
+
+def _find_child(parent: Directory, name: str) -> Described:
+    node = parent.child(name)
+    return node, node.describe()
+
+
+def _list_children(directory: Directory) -> list[Described]:
+    return [(node, node.describe()) for node in directory.children()]
+
+
+def _no_such_name() -> EntryAttributes:
+    """Tells the kernel to remember that there is no such name."""
+    attributes = EntryAttributes()
+    attributes.st_ino = InodeT(0)
+    attributes.entry_timeout = IMMUTABLE_S
+    return attributes

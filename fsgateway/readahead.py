@@ -1,0 +1,143 @@
+"""Brings chunks into the cache: each once, and ahead of sequential readers.
+
+All of this runs on the event loop; only the decoding is in threads. A waiter costs no thread.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from fsgateway.bridge import Bridge
+from store.datastore.archives import IndexedStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from store.names import Digest
+
+log = logging.getLogger(__name__)
+
+MIB = 1 << 20
+LARGEST_CHUNK = 16 * MIB
+MAX_AHEAD = 3
+# Below this it may be a look at a file's head; the kernel's own read-ahead window is 1 MiB at most.
+SEQUENTIAL_AFTER = 256 * 1024
+# Requests of one reader overtake each other, and small files lie a few metadata items apart.
+SLACK = 2 * MIB
+WAYS = 8
+
+
+@dataclass(slots=True)
+class Way:
+    """One reader's way through a stream: how far it came, and how far in one go."""
+
+    position: int
+    run: int = 0
+    mark: int = 0
+
+
+@dataclass(slots=True)
+class Ways:
+    """The readers that went through one stream lately.
+
+    Files of one archive share it: they lie side by side.
+    """
+
+    recent: list[Way] = field(default_factory=list)
+
+    def of(self, position: int) -> Way:
+        """The way that `position` continues, or a new one in place of the oldest."""
+        for way in self.recent:
+            if -SLACK <= position - way.position <= SLACK:
+                self.recent.remove(way)
+                break
+        else:
+            way = Way(position)
+            del self.recent[: len(self.recent) + 1 - WAYS]
+        self.recent.append(way)
+        return way
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A chunk being decoded."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    error: Exception | None = None
+
+
+class Loader:
+    """Loads chunks for the readers of a mount.
+
+    Args:
+        foreground: runs what a reader waits for.
+        background: runs the read-ahead, on its own few threads.
+        cache_bytes: the cache's budget, which limits how far ahead it is worth to read.
+
+    `start_soon` starts a background task; None before the mount runs, and then nothing is read
+    ahead.
+    """
+
+    def __init__(self, foreground: Bridge, background: Bridge, cache_bytes: int) -> None:
+        self._foreground = foreground
+        self._background = background
+        self._flights: dict[Digest, _Flight] = {}
+        self._ahead = max(0, min(MAX_AHEAD, cache_bytes // LARGEST_CHUNK - 1))
+        self.start_soon: Callable[..., object] | None = None
+
+    async def fill(self, stream: IndexedStream, position: int, size: int) -> None:
+        """Bring everything the range needs into the cache. Raises what reading it raises."""
+        index = stream.index
+        for number in range(index.position(position), index.position(position + size - 1) + 1):
+            start, _ = index.range(number)
+            if stream.peek(start, 1) is None:
+                await self._load(self._foreground, stream, number)
+
+    async def _load(self, bridge: Bridge, stream: IndexedStream, number: int) -> None:
+        digest = stream.index.digest(number)
+        flight = self._flights.get(digest)
+        if flight is not None:
+            await flight.done.wait()
+            if flight.error is not None:
+                raise flight.error
+            return
+        flight = self._flights[digest] = _Flight()
+        try:
+            await bridge.run(stream.read, stream.index.range(number)[0], 1)
+        except Exception as error:
+            flight.error = error
+            raise
+        finally:
+            del self._flights[digest]
+            flight.done.set()
+
+    def follow(self, stream: IndexedStream, way: Way, position: int, size: int) -> None:
+        """Decode the next chunks in the background for a reader that goes straight on.
+
+        Afterwards `way.mark` says from which position on to call again.
+        """
+        end = position + size
+        if not -SLACK <= position - way.position <= SLACK:
+            way.position, way.run = position, 0
+        way.run += max(0, end - way.position)
+        way.position = max(end, way.position)
+        if way.run < SEQUENTIAL_AFTER or self.start_soon is None:
+            way.mark = 0
+            return
+        index = stream.index
+        number = index.position(position)
+        way.mark = index.range(number)[1]
+        for ahead in range(number + 1, min(number + 1 + self._ahead, len(index))):
+            if (
+                index.digest(ahead) not in self._flights
+                and stream.peek(index.range(ahead)[0], 1) is None
+            ):
+                self.start_soon(self._load_quietly, stream, ahead)
+
+    async def _load_quietly(self, stream: IndexedStream, number: int) -> None:
+        try:
+            await self._load(self._background, stream, number)
+        except Exception as error:  # noqa: BLE001 - the reader that gets there is told; ahead of it nobody asked
+            log.debug("read-ahead of chunk %d: %s", number, error)

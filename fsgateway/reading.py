@@ -1,0 +1,107 @@
+"""Opening and reading files: the cached answer at once, all else through the loader.
+
+A read that covers damage is EIO. The kernel asks for whole pages, so the page in which a damaged
+chunk of a tree's file begins or ends is lost with it; whoever opens the file again afterwards reads
+it directly, byte by byte exact.
+"""
+
+import errno
+
+from pyfuse3 import FileInfo, InodeT
+
+from fsgateway.archive import Archive
+from fsgateway.bridge import Bridge
+from fsgateway.handles import BytesFile, HandleTable, OpenFile, StreamFile
+from fsgateway.readahead import Loader, Way
+from fsgateway.tree import BlobNode, ImageNode, ManifestNode, Node
+from fsgateway.view import Content
+from store.errors import FormatError, IntegrityError
+from store.format.buffer import Buffer
+from store.format.pxar.entries import Entry
+
+# Smaller files of a tree are read one after the other, in archive order: they share a way through
+# the stream.
+OWN_WAY = 4 << 20
+MAX_DAMAGED = 10_000
+
+
+class Reader:
+    """The open files of a mount."""
+
+    def __init__(self, bridge: Bridge, loader: Loader) -> None:
+        self.files: HandleTable[OpenFile] = HandleTable()
+        self._bridge = bridge
+        self._loader = loader
+        self._damaged: set[int] = set()
+
+    async def open_entry(self, inode: InodeT, archive: Archive, entry: Entry) -> FileInfo:
+        """Open a file of a tree. Raises StoreError."""
+        content = archive.content_if_cached(entry)
+        if content is None:
+            content = await self._bridge.run(archive.content, entry)
+        shares_way = content.size < OWN_WAY
+        way = archive.ways.of(content.start) if shares_way else Way(content.start)
+        return self._open_stream(inode, content, way)
+
+    async def open_node(self, inode: InodeT, node: Node) -> FileInfo:
+        """Open an image, blob or manifest. Raises StoreError, OSError(EISDIR, EINVAL)."""
+        if isinstance(node, ImageNode):
+            image = await self._bridge.run(node.open)
+            return self._open_stream(inode, Content(image.stream, 0, image.stream.size), Way(0))
+        if isinstance(node, BlobNode):
+            return self._add(BytesFile(await self._bridge.run(node.read)), keep_cache=True)
+        if isinstance(node, ManifestNode):
+            # Direct: its size changes with the notes in it, and the kernel would cut it at the old
+            # one.
+            return self._add(BytesFile(await self._bridge.run(node.read)), direct_io=True)
+        raise OSError(errno.EINVAL, "not a file")
+
+    def _open_stream(self, inode: InodeT, content: Content, way: Way) -> FileInfo:
+        is_exact = inode in self._damaged
+        file = StreamFile(inode, content, way, is_exact=is_exact)
+        return self._add(file, direct_io=is_exact, keep_cache=not is_exact)
+
+    def _add(
+        self, file: OpenFile, *, direct_io: bool = False, keep_cache: bool = False
+    ) -> FileInfo:
+        return FileInfo(fh=self.files.add(file), direct_io=direct_io, keep_cache=keep_cache)
+
+    async def read(self, file: OpenFile, offset: int, size: int) -> Buffer:
+        """Read `size` bytes at `offset` of a file, fewer only at its end. Raises StoreError.
+
+        The answer may be a view into the cache: it is to be sent before anything else happens.
+        """
+        if isinstance(file, BytesFile):
+            return file.read(offset, size)
+        size = min(size, file.size - offset)
+        if size <= 0:
+            return b""
+        position = file.start + offset
+        if position + size > file.way.mark:
+            self._loader.follow(file.stream, file.way, position, size)
+        cached = file.peek(position, size)
+        return cached if cached is not None else await self._read_missing(file, position, size)
+
+    async def _read_missing(self, file: StreamFile, position: int, size: int) -> Buffer:
+        self._loader.follow(file.stream, file.way, position, size)
+        try:
+            return await self._load(file, position, size)
+        except (FormatError, IntegrityError):
+            self._remember_damage(file.inode)
+            _, chunk_end = file.stream.index.range(file.stream.index.position(position))
+            if not file.is_exact or chunk_end >= position + size:
+                raise
+            return await self._load(file, position, chunk_end - position)
+
+    async def _load(self, file: StreamFile, position: int, size: int) -> Buffer:
+        await self._loader.fill(file.stream, position, size)
+        cached = file.peek(position, size)
+        if cached is not None:
+            return cached
+        # The cache is too small for this much at once.
+        return await self._bridge.run(file.stream.read, position, size)
+
+    def _remember_damage(self, inode: int) -> None:
+        if len(self._damaged) >= MAX_DAMAGED:
+            self._damaged.clear()
+        self._damaged.add(inode)

@@ -1,0 +1,252 @@
+"""The datastore behind a mount: what it lists, and a bounded number of open snapshots.
+
+Called in threads only, from several at once. No lock is held while the datastore is read.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from threading import Lock
+from typing import Generic, NamedTuple, TypeVar
+
+from fsgateway.attributes import CHANGING_S
+from store.datastore.archives import ChunkCache, IndexedStream, SnapshotReader
+from store.datastore.datastore import Datastore, DatastoreStatus
+from store.errors import KeyRequired, StoreError, WrongKey
+from store.format.crypt import CryptConfig
+from store.format.pxar.accessor import Accessor
+from store.format.pxar.entries import Entry
+from store.format.pxar.items import HEADER_SIZE
+from store.names import BackupGroup, Namespace, Snapshot
+
+OPEN_SNAPSHOTS = 32
+REMEMBERED = 4096
+STATUS_S = 10.0
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+
+class SnapshotId(NamedTuple):
+    """A snapshot and the namespace it is in."""
+
+    namespace: Namespace
+    snapshot: Snapshot
+
+    def __str__(self) -> str:
+        return f"{self.namespace.path}/{self.snapshot}".lstrip("/")
+
+
+class Recent(Generic[K, T]):
+    """The `limit` values used last.
+
+    Two threads may make one value at once; one of the two stays.
+    """
+
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._lock = Lock()
+        self._values: OrderedDict[K, tuple[float, T]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def peek(self, key: K, valid_s: float = float("inf")) -> T | None:
+        """The value if it is here and young enough; waits for nothing but the lock."""
+        with self._lock:
+            found = self._values.get(key)
+            if found is None or self._clock() - found[0] >= valid_s:
+                return None
+            self._values.move_to_end(key)
+            return found[1]
+
+    def get(self, key: K, make: Callable[[], T], valid_s: float = float("inf")) -> T:
+        """The value of `key`, made now if it is not there or older than `valid_s`.
+
+        Raises what `make` raises.
+        """
+        found = self.peek(key, valid_s)
+        if found is not None:
+            return found
+        made = self._clock()
+        value = make()
+        with self._lock:
+            self._values[key] = made, value
+            self._values.move_to_end(key)
+            while len(self._values) > self._limit:
+                self._values.popitem(last=False)
+        return value
+
+
+class Content(NamedTuple):
+    """Where a file's bytes are: `size` of them in `stream` from `start` on."""
+
+    stream: IndexedStream
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Tree:
+    """An open pxar archive, and the stream its files' content is in."""
+
+    accessor: Accessor
+    metadata: IndexedStream
+    payload: IndexedStream | None
+
+    def content(self, entry: Entry) -> Content:
+        """Where a regular file's bytes are.
+
+        Raises FormatError if they are not there, KeyRequired, IntegrityError…
+        """
+        _, start = self.accessor.content(entry)
+        return Content(self.payload or self.metadata, start, entry.size)
+
+    def content_if_cached(self, entry: Entry) -> Content | None:
+        """The same if that needs no reading. Raises FormatError."""
+        if self.payload is not None:
+            offset = entry.payload_offset
+            if (
+                offset + HEADER_SIZE > self.payload.size
+                or self.payload.peek(offset, HEADER_SIZE) is None
+            ):
+                return None
+        return self.content(entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An open disk image, and how many bytes of it are not zero chunks."""
+
+    stream: IndexedStream
+    used: int
+
+
+class OpenSnapshot:
+    """A snapshot's reader, with the trees and images opened so far."""
+
+    def __init__(self, view: "View", ident: SnapshotId) -> None:
+        """Raises NotFound, FormatError, IntegrityError (the manifest's signature is wrong)."""
+        self.reader = SnapshotReader(view.datastore, *ident, view.key, view.cache)
+        self._locked: WrongKey | None = None
+        wanted = self.reader.manifest.key_fingerprint
+        if view.key is not None and wanted not in (None, view.key.fingerprint):
+            # Another key is as no key: what is plain, in a signed snapshot, can be read all the
+            # same.
+            self.reader = SnapshotReader(view.datastore, *ident, None, view.cache)
+            given = view.key.fingerprint
+            self._locked = WrongKey(
+                f"snapshot {ident} needs the key {wanted}, the one given is {given}"
+            )
+        self._trees: Recent[str, Tree] = Recent(REMEMBERED)
+        self._images: Recent[str, Image] = Recent(REMEMBERED)
+
+    def _explained(self, error: KeyRequired) -> KeyRequired:
+        return self._locked if self._locked is not None else error
+
+    def tree(self, name: str) -> Tree:
+        """A pxar archive, split or not.
+
+        Raises KeyRequired, IntegrityError, FormatError, BackendError.
+        """
+        try:
+            return self._trees.get(name, lambda: self._open_tree(name))
+        except KeyRequired as error:
+            raise self._explained(error) from error
+
+    def _open_tree(self, name: str) -> Tree:
+        metadata, payload = self.reader.open_streams(name)
+        return Tree(Accessor(metadata, payload), metadata, payload)
+
+    def image(self, name: str) -> Image:
+        """A disk image. Raises as `tree`."""
+        try:
+            return self._images.get(name, lambda: self._open_image(name))
+        except KeyRequired as error:
+            raise self._explained(error) from error
+
+    def _open_image(self, name: str) -> Image:
+        stream = self.reader.open_image(name)
+        zeros = sum(length for _, length, is_zero in stream.extents(0, stream.size) if is_zero)
+        return Image(stream, stream.size - zeros)
+
+    def blob(self, name: str) -> bytes:
+        """A decoded blob. Raises as `tree`."""
+        try:
+            return self.reader.read_blob(name)
+        except KeyRequired as error:
+            raise self._explained(error) from error
+
+    def size_of(self, name: str) -> int:
+        """What the manifest says of an archive's size in bytes, all its files together."""
+        stem, dot, extension = name.rpartition(".")
+        pair = (
+            {f"{stem}.mpxar.didx", f"{stem}.ppxar.didx"} if dot and extension == "pxar" else set()
+        )
+        wanted = pair | {f"{name}.{kind}" for kind in ("didx", "fidx", "blob")}
+        return sum(info.size for info in self.reader.manifest.files if info.filename in wanted)
+
+
+class View:
+    """What a mount shows: a datastore from one namespace down, read with at most one key."""
+
+    def __init__(
+        self,
+        datastore: Datastore,
+        key: CryptConfig | None,
+        cache_bytes: int,
+        namespace: Namespace | None = None,
+    ) -> None:
+        self.datastore = datastore
+        self.key = key
+        self.cache_bytes = cache_bytes
+        self.cache = ChunkCache(cache_bytes)
+        self.namespace = namespace or Namespace()
+        self.started_ns = time.time_ns()
+        self._open: Recent[SnapshotId, OpenSnapshot] = Recent(OPEN_SNAPSHOTS)
+        self._namespaces: Recent[Namespace, list[Namespace]] = Recent(REMEMBERED)
+        self._groups: Recent[Namespace, list[BackupGroup]] = Recent(REMEMBERED)
+        self._snapshots: Recent[tuple[Namespace, BackupGroup], list[Snapshot]] = Recent(REMEMBERED)
+        self._blob_sizes: Recent[tuple[SnapshotId, str], int] = Recent(REMEMBERED)
+        self._status: Recent[None, DatastoreStatus] = Recent(1)
+
+    def namespaces(self, parent: Namespace) -> list[Namespace]:
+        """The namespaces right below `parent`, at most a second old, as are the next two."""
+        return self._namespaces.get(parent, lambda: self._child_namespaces(parent), CHANGING_S)
+
+    def _child_namespaces(self, parent: Namespace) -> list[Namespace]:
+        depth = len(parent.components) + 1
+        found = self.datastore.list_namespaces(parent, 1)
+        return [namespace for namespace in found if len(namespace.components) == depth]
+
+    def groups(self, namespace: Namespace) -> list[BackupGroup]:
+        """The backup groups of a namespace."""
+        return self._groups.get(
+            namespace, lambda: self.datastore.list_groups(namespace), CHANGING_S
+        )
+
+    def snapshots(self, namespace: Namespace, group: BackupGroup) -> list[Snapshot]:
+        """The finished snapshots of a group, oldest first."""
+        key = namespace, group
+        return self._snapshots.get(key, lambda: self.datastore.list_snapshots(*key), CHANGING_S)
+
+    def open(self, ident: SnapshotId) -> OpenSnapshot:
+        """A snapshot, opened once while it is among those used last. Raises as OpenSnapshot."""
+        return self._open.get(ident, lambda: OpenSnapshot(self, ident))
+
+    def known_snapshots(self, namespace: Namespace, group: BackupGroup) -> list[Snapshot] | None:
+        """The same if it was asked within the last second: for the event loop."""
+        return self._snapshots.peek((namespace, group), CHANGING_S)
+
+    def blob_size(self, ident: SnapshotId, name: str) -> int:
+        """Decoded size of a blob; as stored when it cannot be decoded, so that listing goes on."""
+        try:
+            return self._blob_sizes.get((ident, name), lambda: len(self.open(ident).blob(name)))
+        except StoreError:
+            return self.open(ident).size_of(name)
+
+    def status(self) -> DatastoreStatus:
+        """Space of the datastore, at most ten seconds old."""
+        return self._status.get(None, self.datastore.status, STATUS_S)

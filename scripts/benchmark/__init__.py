@@ -1,0 +1,2 @@
+"""What scripts/bench runs: the same bytes, the same number of threads, in the same run, in
+interleaved rounds."""

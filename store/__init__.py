@@ -1,0 +1,1 @@
+"""Everything a Proxmox Backup Server datastore is. Knows nothing of the gateways."""

@@ -1,0 +1,1 @@
+"""Objects by name: where the bytes of a datastore are kept."""

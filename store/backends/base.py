@@ -1,0 +1,213 @@
+"""What a datastore needs from its storage: whole objects by name, a few directories, and locks.
+
+Names are relative, '/' between components, without a leading slash; "" is the datastore itself. A
+storage that has no directories (S3) makes `mkdir`, `rmdir` and a missing parent no-ops; everything
+else has the same meaning there.
+"""
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, Self
+
+from store.errors import (
+    AlreadyExists,
+    BackendError,
+    InvalidName,
+    NotFound,
+    OutOfSpace,
+    PermissionDenied,
+    StoreError,
+)
+from store.format.buffer import Buffer
+
+RETRYABLE = frozenset((errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT))
+
+
+class Listed(NamedTuple):
+    """One name in a directory."""
+
+    name: str
+    is_directory: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStat:
+    """What is known of an object without reading it: bytes, and nanoseconds since the epoch."""
+
+    size: int
+    mtime_ns: int
+    atime_ns: int
+    is_directory: bool = False
+    is_regular: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes of the storage as a whole; `available` is what an ordinary user may still write."""
+
+    total: int
+    used: int
+    available: int
+
+
+class Lock(Protocol):
+    """A lock that is held until `release`, the end of its `with`, or the end of the process."""
+
+    def release(self) -> None:
+        """Give the lock back. A second call does nothing."""
+
+    def __enter__(self) -> Self:
+        """The lock is held already."""
+
+    def __exit__(self, *_: object) -> None:
+        """Give the lock back."""
+
+
+class TemporaryFile(Protocol):
+    """An object being built beside its final name; no reader sees it before `commit`.
+
+    Not thread-safe.
+    """
+
+    def write(self, data: Buffer) -> None:
+        """Append. Raises OutOfSpace, BackendError."""
+
+    def write_at(self, offset: int, data: Buffer) -> None:
+        """Overwrite at `offset` (a header that is known last)."""
+
+    def map(self) -> memoryview:
+        """The `size` bytes asked for on creation as writable memory, valid until `commit`."""
+
+    def commit(self, *, durable: bool = False) -> None:
+        """Give it its final name, replacing what was there.
+
+        `durable`: on disk, name included, when this returns.
+        """
+
+    def discard(self) -> None:
+        """Drop it. Does nothing after `commit` or a second time."""
+
+
+class Backend(Protocol):
+    """Objects by name. Every method is safe to call from several threads and several processes.
+
+    Errors of the storage come as StoreError that names the path: NotFound, AlreadyExists,
+    PermissionDenied, OutOfSpace, else BackendError.
+    """
+
+    @property
+    def location(self) -> str:
+        """Where it is, for messages: `/mnt/backup`, `s3://bucket/name`."""
+
+    def create(self) -> None:
+        """Lay out an empty datastore (spec 1.1), finishing an interrupted `create`.
+
+        Raises AlreadyExists when there is one, InvalidName when the place holds anything else,
+        Locked.
+        """
+
+    def status(self) -> Space:
+        """Size and fill of the storage."""
+
+    def read(self, name: str) -> bytes:
+        """The whole object."""
+
+    def read_range(self, name: str, offset: int, size: int) -> bytes:
+        """At most `size` bytes from `offset`, fewer at the end of the object."""
+
+    def map(self, name: str) -> Buffer:
+        """The whole object as memory that need not be resident.
+
+        Stays valid when the object is deleted or replaced.
+        """
+
+    def write(
+        self, name: str, parts: Sequence[Buffer], *, exclusive: bool = False, durable: bool = False
+    ) -> None:
+        """Store one object from `parts`, atomically: readers see the old one or the new one, whole.
+
+        `exclusive`: AlreadyExists if it is there. `durable`: on disk, name included, when this
+        returns.
+        Raises NotFound when the directory is missing.
+        """
+
+    def create_temporary(self, name: str, temporary: str, size: int = 0) -> TemporaryFile:
+        """Start an object `name` under the name `temporary` in the same directory.
+
+        `size` bytes are reserved and can be reached with `map`; further `write`s append after them.
+        """
+
+    def stat(self, name: str) -> ObjectStat | None:
+        """Of an object or directory, not following a symlink; None when there is none."""
+
+    def touch(self, name: str) -> int | None:
+        """Set atime to now, keep mtime; the object's size, or None when there is none."""
+
+    def rename(self, old: str, new: str) -> None:
+        """Give an object another name, replacing what was there."""
+
+    def delete(self, name: str) -> None:
+        """Remove one object. Raises NotFound."""
+
+    def scan(self, name: str) -> list[Listed]:
+        """The names in a directory, in no order; none when there is no such directory."""
+
+    def mkdir(self, name: str, *, durable: bool = False) -> bool:
+        """Make a directory and its parents; False when it was there."""
+
+    def rmdir(self, name: str) -> bool:
+        """Remove a directory if it is empty; False when it is not. True when there was none."""
+
+    def remove_tree(self, name: str) -> None:
+        """Remove a directory with all in it, following no symlink.
+
+        Does nothing when there is none.
+        """
+
+    def sync(self) -> None:
+        """Return when everything written so far is on disk (`syncfs`)."""
+
+    def lock(
+        self, name: str, lock_names: Sequence[str], *, exclusive: bool, timeout_s: float = 0
+    ) -> Lock:
+        """Lock the existing directory or object `name`, against threads and processes alike.
+
+        `lock_names` are the names a PBS on the same host uses for this lock, below its own
+        lock directory.
+
+        Raises:
+            Locked: not had within `timeout_s`; names the holder where known.
+            NotFound: `name` is gone.
+        """
+
+    def forget_lock(self, lock_names: Sequence[str]) -> None:
+        """Remove PBS's lock files: the holder has removed what the lock stood for."""
+
+    def lock_store(self, *, exclusive: bool = False) -> Lock:
+        """Take the `.lock` of spec 1.6: shared to write an index, exclusive to collect garbage.
+
+        Never waits.
+
+        Raises Locked. Several shared holders in one process do not disturb one another.
+        """
+
+    def close(self) -> None:
+        """Give descriptors back; nothing may be called afterwards."""
+
+
+def storage_error(error: OSError, path: str) -> StoreError:
+    """The StoreError that says what `error` means for `path`, to be raised `from` it."""
+    message = f"{path}: {error.strerror or error}"
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return NotFound(message)
+        case errno.EEXIST:
+            return AlreadyExists(message)
+        case errno.EACCES | errno.EPERM:
+            return PermissionDenied(message)
+        case errno.ENOSPC | errno.EDQUOT:
+            return OutOfSpace(message)
+        case errno.ENAMETOOLONG:
+            return InvalidName(message)
+    return BackendError(message, retryable=error.errno in RETRYABLE)

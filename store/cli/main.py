@@ -1,0 +1,234 @@
+"""The program `vaultway`: finds the command, configures logging, turns errors into exit codes."""
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from store.cli.options import HelpFormatter, Parser
+from store.cli.output import checked_stdout, close_stdout
+from store.errors import Cancelled, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
+
+log = logging.getLogger("store.cli.main")  # also when run with -m
+
+EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h
+EXIT_INTERRUPTED = 130  # 128 + SIGINT; SIGTERM and SIGHUP end the same way
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+ENTRY_POINTS = "store.commands"
+PACKAGES = ("store", "fsgateway", "blockgw")
+
+DESCRIPTION = "Open any Proxmox Backup Server datastore: back up, restore, mount, boot from it."
+EPILOG = """\
+a first round:
+  export PBS_REPOSITORY=/srv/vault PBS_ENCRYPTION_PASSWORD=...
+  vaultway datastore create /srv/vault
+  vaultway key create ~/vault.json
+  vaultway backup etc.pxar:/etc --keyfile ~/vault.json
+  vaultway snapshot list
+  vaultway restore host/$(hostname) etc.pxar /tmp/etc --keyfile ~/vault.json
+
+environment:
+  PBS_REPOSITORY            the datastore, instead of --repository
+  PBS_NAMESPACE             the namespace, instead of --ns
+  PBS_ENCRYPTION_PASSWORD   the key's passphrase; also _FILE, _CMD, _FD with its source
+  VAULTWAY_DEBUG            set: log every step, show tracebacks
+
+exit codes:
+  0 done            2 wrong usage or name      3 done, but for unreadable files
+  10 not found, or there already
+  11 not allowed    12 locked by another       13 key or passphrase missing or wrong
+  14 bad format     15 damaged data            16 storage failed or full
+  17 source or target failed                   70 internal error       130 interrupted
+
+`vaultway COMMAND --help` shows each command's options and an example.
+"""
+
+
+def main(argv: "Sequence[str] | None" = None) -> int:
+    """Run one command and return its exit code; argparse itself exits with 2 on wrong usage."""
+    open_standard_streams()
+    arguments = sys.argv[1:] if argv is None else argv
+    debug = bool(os.environ.get("VAULTWAY_DEBUG"))
+    try:
+        args = parse(arguments)
+        debug = debug or args.debug
+        with configured_logging(debug=debug), terminating():
+            return run(args, debug=debug)
+    except BrokenPipeError:
+        return EXIT_BROKEN_PIPE
+    except StoreError as error:
+        return _fail(str(error), error.exit_code, debug=debug)
+    except KeyboardInterrupt:  # before or after the command itself
+        return _fail("interrupted", EXIT_INTERRUPTED, debug=debug)
+
+
+def open_standard_streams() -> None:
+    """Open what we were started without, or the next file opened would take the error messages."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - until the end
+
+
+def parse(arguments: "Sequence[str]") -> argparse.Namespace:
+    """Parse the command line; --help and --version print and end the program in here."""
+    with checked_stdout():
+        try:
+            return build_parser().parse_args(arguments)
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Declare all commands: our own, then those of the `store.commands` entry points."""
+    parser = Parser(
+        prog="vaultway",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="print the version and exit")
+    subparsers = parser.add_subparsers(dest="noun", metavar="COMMAND", required=True)
+    for add_commands in (*own_commands(), *plugged_in_commands()):
+        add_commands(subparsers)
+    return parser
+
+
+def own_commands() -> "Iterator[Callable[[Any], None]]":
+    """The nouns of the store. Their modules import the heavy parts in their handlers only."""
+    from store.cli import backup, datastore, group, key, namespace, restore, snapshot
+
+    for module in (datastore, key, backup, restore, snapshot, group, namespace):
+        yield module.add_commands
+
+
+def plugged_in_commands() -> "Iterator[Callable[[Any], None]]":
+    """The gateways' commands. One that can't be imported is left out: the others must work."""
+    from importlib.metadata import entry_points
+
+    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+        try:
+            yield entry.load()
+        except (ImportError, AttributeError) as error:
+            log.debug("command %s is not available: %s", entry.name, error)
+
+
+def run(args: argparse.Namespace, *, debug: bool) -> int:
+    """Call the command's handler and translate what it raises."""
+    try:
+        code: int = args.handler(args) or 0
+        with checked_stdout():
+            sys.stdout.flush()
+    except BrokenPipeError:
+        close_stdout()
+        return EXIT_BROKEN_PIPE
+    except (KeyboardInterrupt, Cancelled):
+        return _fail("interrupted", EXIT_INTERRUPTED, debug=debug)
+    except StoreError as error:
+        if isinstance(error.__cause__, BrokenPipeError):
+            return EXIT_BROKEN_PIPE
+        return _fail(str(error), error.exit_code, debug=debug)
+    except Exception as error:  # noqa: BLE001 - the border: nobody sees a traceback unasked
+        text = f"internal error: {type(error).__name__}: {error} (--debug shows where)"
+        return _fail(text, EXIT_INTERNAL, debug=debug)
+    return code
+
+
+@contextlib.contextmanager
+def configured_logging(*, debug: bool) -> "Iterator[None]":
+    """Send log lines to stderr for a while: from WARNING up or, with `debug`, all of ours."""
+    handler = LineHandler()
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        if debug
+        else LineFormatter()
+    )
+    loggers = [logging.getLogger(name) for name in PACKAGES]
+    levels = [logger.level for logger in loggers]
+    logging.getLogger().addHandler(handler)
+    for logger in loggers:
+        logger.setLevel(logging.DEBUG if debug else logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+class LineFormatter(logging.Formatter):
+    """`warning: a sentence`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Put the level before the message."""
+        return f"{record.levelname.lower()}: {super().format(record)}"
+
+
+class LineHandler(logging.Handler):
+    """Writes log lines to stderr without tearing the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        from store.cli.progress_bar import write_line
+
+        write_line(self.format(record))
+
+
+class ShowVersion(argparse.Action):
+    """Print the version; looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            number = version("vaultway")
+        except PackageNotFoundError:
+            number = "(not installed)"
+        sys.stdout.write(f"vaultway {number}\n")
+        parser.exit()
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: ends the command as Ctrl-C does, so that clean-up runs."""
+
+
+@contextlib.contextmanager
+def terminating() -> "Iterator[None]":
+    """Turn SIGTERM and SIGHUP into Terminated, except where they are ignored (nohup)."""
+    previous = {}
+    with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, _terminate)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _terminate(number: int, frame: "FrameType | None") -> None:
+    for again in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(again, signal.SIG_IGN)  # clean-up has begun: let it end
+    raise Terminated(signal.Signals(number).name)
+
+
+def _fail(text: str, code: int, *, debug: bool) -> int:
+    if debug:
+        log.debug("failed", exc_info=True)
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(f"vaultway: {' '.join(text.split())}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

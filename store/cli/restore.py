@@ -1,0 +1,138 @@
+"""`vaultway restore`: get an archive back."""
+
+from typing import TYPE_CHECKING, Any
+
+from store.cli.options import (
+    add_command,
+    add_key_options,
+    add_output_option,
+    add_repository_options,
+    add_snapshot_argument,
+    get_namespace,
+    load_key,
+    open_repository,
+)
+from store.cli.output import human_rate, human_size, print_json, say
+
+if TYPE_CHECKING:
+    import argparse
+
+    from store.datastore.archives import SnapshotReader
+    from store.datastore.datastore import Datastore
+    from store.format.manifest import Manifest
+    from store.names import Namespace, Snapshot
+
+CACHE_BYTES = 64 << 20
+STDOUT = "-"
+NOTES = """\
+target:
+  of a tree (.pxar)     a directory, new or empty
+  of a disk (.img)      a new file, or a block device
+  of anything else      a new file
+  -                     standard output, for a disk or file
+
+patterns (as lines of .pxarexclude, taking instead of leaving out; the last match decides):
+  etc/ssh               what is named so, anywhere: a directory with all in it
+  /etc/ssh              only at the top
+  **/*.conf             by ending      !**/*.bak    but not these
+"""
+
+
+def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no public type for it
+    """Declare the command."""
+    command = add_command(
+        subparsers,
+        "restore",
+        restore,
+        "Restore an archive of a snapshot: a tree, a disk or a file.",
+        "vaultway restore host/web01 root.pxar /tmp/back --pattern '**/*.conf'",
+        NOTES,
+    )
+    add_snapshot_argument(command)
+    add = command.add_argument
+    add("archive", metavar="ARCHIVE", help="for example root.pxar or drive-scsi0.img")
+    add("target", metavar="TARGET", help="where to (below); - is standard output")
+    add(
+        "--pattern",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="of a tree, only what matches; repeatable",
+    )
+    add("--overwrite", action="store_true", help="replace files, merge into directories")
+    add("--ignore-ownership", action="store_true", help="everything belongs to you")
+    add(
+        "--skip-zeros",
+        action="store_true",
+        help="on a block device, do not write zero blocks: it is zero there already",
+    )
+    add("--quiet", action="store_true", help="no progress, no summary")
+    add_repository_options(command)
+    add_key_options(command)
+    add_output_option(command)
+
+
+def restore(args: "argparse.Namespace") -> None:
+    """Restore the archive and say what it took."""
+    import time
+
+    from store.cli.progress_bar import make_progress, write_line
+    from store.operations.restore import restore_archive
+
+    datastore, namespace = open_repository(args), get_namespace(args)
+    snapshot = datastore.resolve_snapshot(namespace, args.snapshot)
+    started = time.monotonic()
+    with datastore.lock_snapshot_shared(namespace, snapshot):
+        result = restore_archive(
+            _open_reader(args, datastore, namespace, snapshot),
+            args.archive,
+            args.target,
+            patterns=args.pattern,
+            overwrite=args.overwrite,
+            ignore_ownership=args.ignore_ownership,
+            skip_zeros=args.skip_zeros,
+            progress=make_progress(quiet=args.quiet),
+            on_warning=lambda text: write_line(f"warning: {text}"),
+        )
+    if args.quiet:
+        return
+    seconds = time.monotonic() - started
+    if args.output_format != "text" and args.target != STDOUT:
+        record = {
+            "snapshot": str(snapshot),
+            "archive": result.archive,
+            "target": result.target,
+            "entries": result.entries,
+            "size": result.bytes,
+            "duration": round(seconds, 3),
+            "warnings": result.warnings,
+        }
+        print_json(record, args.output_format)
+        return
+    size, rate = human_size(result.bytes), human_rate(result.bytes, seconds)
+    entries = f"{result.entries} entries, " if result.archive.endswith(".pxar") else ""
+    warnings = f", {result.warnings} warnings" if result.warnings else ""
+    text = f"{result.archive} of {snapshot}: {entries}{size} in {seconds:.1f} s, {rate}{warnings}"
+    (write_line if args.target == STDOUT else say)(text)
+
+
+def _open_reader(
+    args: "argparse.Namespace",
+    datastore: "Datastore",
+    namespace: "Namespace",
+    snapshot: "Snapshot",
+) -> "SnapshotReader":
+    """Open the snapshot. A default key that it does not need is left alone, passphrase and all."""
+    from store.datastore.archives import SnapshotReader
+    from store.datastore.chunk_cache import ChunkCache
+
+    explicit = args.keyfile is not None or args.keyfd is not None
+    manifest = datastore.read_manifest(namespace, snapshot)
+    key = load_key(args) if explicit or _has_key(manifest) else None
+    return SnapshotReader(datastore, namespace, snapshot, key, ChunkCache(CACHE_BYTES))
+
+
+def _has_key(manifest: "Manifest") -> bool:
+    from store.format.manifest import CryptMode
+
+    return any(file.crypt_mode is not CryptMode.NONE for file in manifest.files)

@@ -1,0 +1,1 @@
+"""A datastore: chunks, namespaces, groups, snapshots, locks, owners, random access to archives."""

@@ -1,0 +1,223 @@
+"""The archives of one snapshot as users know them: `root.pxar`, `disk.img`, `qemu-server.conf`."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from store.datastore.chunk_cache import ChunkCache, ChunkReader
+from store.datastore.datastore import Datastore
+from store.datastore.streams import Index, IndexedStream
+from store.errors import FormatError, IntegrityError, KeyRequired, NotFound, WrongKey
+from store.format.blob import decode_blob, is_encrypted
+from store.format.catalog import Catalog
+from store.format.crypt import CryptConfig
+from store.format.manifest import CryptMode, FileInfo, Manifest
+from store.format.pxar.accessor import Accessor
+from store.names import (
+    CATALOG_NAME,
+    CLIENT_LOG_BLOB_NAME,
+    ENCRYPTED_KEY_BLOB_NAME,
+    MANIFEST_BLOB_NAME,
+    Namespace,
+    Snapshot,
+)
+
+__all__ = ["ChunkCache", "ChunkReader", "IndexedStream", "SnapshotReader"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SPLIT_METADATA = ".mpxar.didx"
+SPLIT_PAYLOAD = ".ppxar.didx"
+
+
+class SnapshotReader:
+    """A finished snapshot opened for reading.
+
+    Thread-safe; holds no lock (see `Datastore.lock_snapshot_shared`).
+
+    Can be made without the key of an encrypted snapshot: the manifest is readable, opening an
+    archive is not.
+    """
+
+    def __init__(
+        self,
+        datastore: Datastore,
+        namespace: Namespace,
+        snapshot: Snapshot,
+        key: CryptConfig | None,
+        cache: ChunkCache,
+    ) -> None:
+        """Read the manifest, and check its signature if `key` made it.
+
+        Raises NotFound, FormatError, IntegrityError (the signature is wrong).
+        """
+        self.datastore, self.namespace, self.snapshot = datastore, namespace, snapshot
+        self.manifest: Manifest = datastore.read_manifest(namespace, snapshot)
+        self._key, self._cache = key, cache
+        if self.manifest.snapshot != snapshot:  # as PBS: a renamed group stays readable
+            log.warning(
+                "%s has the manifest of %s: renamed, or swapped", snapshot, self.manifest.snapshot
+            )
+        if key is not None and self.manifest.key_fingerprint in (None, key.fingerprint):
+            self.manifest.verify(key)
+
+    @property
+    def archives(self) -> list[str]:
+        """What is in the snapshot, in the manifest's order; a split pair once, as `NAME.pxar`.
+
+        Catalog and manifest are left out, the client's log (which no manifest lists) is in.
+        """
+        names = [
+            _user_name(info.filename)
+            for info in self.manifest.files
+            if info.filename != CATALOG_NAME
+        ]
+        if CLIENT_LOG_BLOB_NAME in self.datastore.list_files(self.namespace, self.snapshot):
+            names.append(CLIENT_LOG_BLOB_NAME.removesuffix(".blob"))
+        return list(dict.fromkeys(names))
+
+    def open_tree(self, name: str) -> Accessor:
+        """Open `root.pxar`, split or not.
+
+        Raises NotFound, KeyRequired, WrongKey, IntegrityError, FormatError.
+        """
+        return Accessor(*self.open_streams(name))
+
+    def open_streams(self, name: str) -> tuple[IndexedStream, IndexedStream | None]:
+        """The streams of a tree: metadata and payload, or (all of it, None) when not split."""
+        whole = self._find(f"{name}.didx")
+        if whole is not None:
+            return self._open_stream(whole), None
+        stem = name.removesuffix(".pxar")
+        metadata, payload = self._find(stem + SPLIT_METADATA), self._find(stem + SPLIT_PAYLOAD)
+        if not name.endswith(".pxar") or metadata is None or payload is None:
+            raise self._no_such(name, "tree")
+        return self._open_stream(metadata), self._open_stream(payload)
+
+    def open_image(self, name: str) -> IndexedStream:
+        """Open `drive-scsi0.img`. Raises as `open_tree`."""
+        info = self._find(f"{name}.fidx")
+        if info is None:
+            raise self._no_such(name, "image")
+        return self._open_stream(info)
+
+    def read_blob(self, name: str) -> bytes:
+        """The plaintext of `qemu-server.conf`, `client.log`, … Raises as `open_tree`."""
+        filename = f"{name}.blob"
+        info = self._find(filename)
+        if info is None and filename != CLIENT_LOG_BLOB_NAME:
+            raise self._no_such(name, "blob")
+        raw = self._read(filename, self.datastore.read_file)
+        if info is not None and (len(raw), hashlib.sha256(raw).digest()) != (info.size, info.csum):
+            raise IntegrityError(
+                f"{self._label(filename)}: not the file that the manifest describes"
+            )
+        try:
+            encrypted = is_encrypted(raw)
+            self._check_state(info, encrypted)
+            protected = (
+                self.manifest.key_fingerprint is not None and filename != ENCRYPTED_KEY_BLOB_NAME
+            )
+            return decode_blob(raw, self._needed_key(filename) if encrypted or protected else None)
+        except (FormatError, IntegrityError) as error:
+            raise type(error)(f"{self._label(filename)}: {error}") from error
+
+    def catalog(self) -> Catalog | None:
+        """The catalog, which legacy backups of trees have. Raises as `open_tree`."""
+        info = self._find(CATALOG_NAME)
+        return Catalog(self._open_stream(info)) if info else None
+
+    def _find(self, filename: str) -> FileInfo | None:
+        return next((info for info in self.manifest.files if info.filename == filename), None)
+
+    def _open_stream(self, info: FileInfo) -> IndexedStream:
+        encrypted = info.crypt_mode is CryptMode.ENCRYPT
+        key = (
+            self._needed_key(info.filename) if self.manifest.key_fingerprint or encrypted else None
+        )
+        index = self._open_index(info)
+        label = self._label(info.filename)
+        return IndexedStream(
+            index, ChunkReader(self.datastore.chunks, key, encrypted, self._cache, name=label)
+        )
+
+    def _open_index(self, info: FileInfo) -> Index:
+        kind: Callable[[Namespace, Snapshot, str], Index] = (
+            self.datastore.fixed_index
+            if info.filename.endswith(".fidx")
+            else self.datastore.dynamic_index
+        )
+        index = self._read(info.filename, kind)
+        if index.size != info.size:
+            raise IntegrityError(
+                f"{self._label(info.filename)}: {index.size} bytes, the manifest says {info.size}"
+            )
+        if index.csum() != info.csum:
+            raise IntegrityError(
+                f"{self._label(info.filename)}: not the index that the manifest describes"
+            )
+        return index
+
+    def _read(self, filename: str, read: Callable[[Namespace, Snapshot, str], T]) -> T:
+        """A file of the snapshot; one that the manifest names and nobody has is damage."""
+        try:
+            return read(self.namespace, self.snapshot, filename)
+        except NotFound as error:
+            self.datastore.read_manifest(self.namespace, self.snapshot)  # NotFound: just forgotten
+            if self._find(filename) is None:
+                raise
+            raise IntegrityError(
+                f"{self._label(filename)}: the manifest names it, and it is missing"
+            ) from error
+
+    def _needed_key(self, filename: str) -> CryptConfig | None:
+        """The key to read a file with.
+
+        A signed one is readable without any, but not with another one.
+        """
+        wanted = self.manifest.key_fingerprint
+        if self._key is None:
+            info = self._find(filename)
+            if info is not None and info.crypt_mode is not CryptMode.ENCRYPT:
+                return None
+            raise KeyRequired(
+                f"{self._label(filename)} is encrypted; it needs the key {wanted or '(unknown)'}"
+            )
+        if wanted is not None and wanted != self._key.fingerprint:
+            given = self._key.fingerprint
+            raise WrongKey(f"{self._label(filename)} needs the key {wanted}, not the given {given}")
+        return self._key
+
+    def _check_state(self, info: FileInfo | None, encrypted: bool) -> None:
+        """A blob of an encrypted snapshot is encrypted, but for the wrapped key.
+
+        Nobody may swap in a plain one.
+        """
+        if info is None or info.filename == ENCRYPTED_KEY_BLOB_NAME:
+            return
+        if encrypted != (info.crypt_mode is CryptMode.ENCRYPT):
+            found = "encrypted" if encrypted else "plain"
+            raise IntegrityError(f"is {found}, the manifest says crypt-mode {info.crypt_mode}")
+
+    def _no_such(self, name: str, kind: str) -> NotFound:
+        return NotFound(
+            f"snapshot {self.snapshot} has no {kind} {name!r}; it has {', '.join(self.archives)}"
+        )
+
+    def _label(self, filename: str) -> str:
+        return f"{self.snapshot}/{filename}"
+
+
+def _user_name(filename: str) -> str:
+    """`root.pxar.didx`, `root.mpxar.didx`, `root.ppxar.didx` -> `root.pxar`.
+
+    `a.conf.blob` -> `a.conf`.
+    """
+    for extension in (SPLIT_METADATA, SPLIT_PAYLOAD):
+        if filename.endswith(extension):
+            return f"{filename.removesuffix(extension)}.pxar"
+    assert filename != MANIFEST_BLOB_NAME
+    return filename.rpartition(".")[0]

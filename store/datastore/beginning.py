@@ -1,0 +1,153 @@
+"""The steps to a snapshot that can be written, and those back to nothing."""
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import TypeVar
+
+from store.backends.base import Backend
+from store.datastore import groups, locks, manifests, owners
+from store.datastore.removal import remove_empty_group, remove_leftovers, remove_snapshot_files
+from store.errors import (
+    AlreadyExists,
+    FormatError,
+    IntegrityError,
+    InvalidName,
+    Locked,
+    NotFound,
+    PermissionDenied,
+    StoreError,
+)
+from store.names import Namespace, Snapshot
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+GROUP_ATTEMPTS = 10
+
+
+class Beginning:
+    """The steps to a SnapshotWriter, and those back to nothing.
+
+    `held` undoes them, latest first.
+    """
+
+    def __init__(
+        self, backend: Backend, namespace: Namespace, snapshot: Snapshot, *, durable: bool
+    ) -> None:
+        self._backend, self._namespace, self._snapshot = backend, namespace, snapshot
+        self._group, self._durable = snapshot.group, durable
+        self.held = ExitStack()
+        self.finished = False
+
+    def open_group(self, owner: str | None) -> None:
+        """Lock the group, made if need be.
+
+        Raises Locked, PermissionDenied (it belongs to somebody else).
+        """
+        self._lock_group()
+        try:
+            found = owners.read_owner(self._backend, self._namespace, self._group)
+        except NotFound:
+            self._claim_group(owner or owners.DEFAULT_OWNER)
+        else:
+            owners.check_may_add(self._group, found, owner or found)
+
+    def _lock_group(self) -> None:
+        """Make and lock the group's directory, again if it is removed, as empty, in between."""
+        path = self._group.path(self._namespace)
+        for _ in range(GROUP_ATTEMPTS):
+            self._backend.mkdir(path, durable=self._durable)
+            try:
+                self.held.enter_context(
+                    locks.lock_group(self._backend, self._namespace, self._group)
+                )
+            except NotFound:
+                continue
+            except Locked as error:
+                raise Locked(
+                    f"backup group {self._group}: another backup is running ({error})"
+                ) from error
+            return
+        raise Locked(f"backup group {self._group} is being removed again and again")
+
+    def _claim_group(self, owner: str) -> None:
+        """Give an owner to a group that has none: a new one, or one whose maker died before.
+
+        Who does that takes the group back if it comes to nothing, whichever process made its
+        directory: of two that race, one makes it and the other may be first to lock it.
+        """
+        if groups.find_latest(self._backend, self._namespace, self._group) is not None:
+            raise PermissionDenied(
+                f"backup group {self._group} has snapshots but no owner; set one first"
+            )
+        self.held.callback(self._undo, remove_empty_group, self._group)
+        path = f"{self._group.path(self._namespace)}/{owners.OWNER}"
+        with suppress(NotFound):
+            self._backend.delete(path)
+        owners.write_owner(
+            self._backend,
+            self._namespace,
+            self._group,
+            owner,
+            exclusive=True,
+            durable=self._durable,
+        )
+
+    def find_previous(self) -> Snapshot | None:
+        """The snapshot to build on, kept from being removed.
+
+        None when there is none or its verification failed.
+
+        Raises AlreadyExists, InvalidName when the group has one of the same or a later time.
+        """
+        latest = groups.find_latest(self._backend, self._namespace, self._group)
+        if latest is None:
+            return None
+        usable = not _verification_failed(self._backend, self._namespace, latest)
+        if latest.time == self._snapshot.time:
+            raise AlreadyExists(f"snapshot {latest} exists")
+        if usable and latest.time > self._snapshot.time:
+            raise InvalidName(
+                f"snapshot {self._snapshot} is older than the group's newest, {latest}"
+            )
+        if not usable:
+            return None
+        self.held.enter_context(
+            locks.lock_snapshot(self._backend, self._namespace, latest, exclusive=False)
+        )
+        return latest
+
+    def make_directory(self) -> None:
+        """Make and lock the snapshot's own directory. Raises AlreadyExists, Locked."""
+        remove_leftovers(self._backend, self._namespace, self._group)
+        if not self._backend.mkdir(self._snapshot.path(self._namespace), durable=self._durable):
+            raise AlreadyExists(f"snapshot {self._snapshot} exists, or is being written")
+        self.held.callback(self._undo, remove_snapshot_files, self._snapshot)
+        self.held.enter_context(
+            locks.lock_snapshot(self._backend, self._namespace, self._snapshot, exclusive=True)
+        )
+        self.held.callback(self._undo, remove_snapshot_files, self._snapshot)
+
+    def _undo(self, remove: Callable[[Backend, Namespace, T], None], what: T) -> None:
+        """Remove what was begun, unless it is finished.
+
+        The error that brought us here must not be lost.
+        """
+        if not self.finished:
+            try:
+                remove(self._backend, self._namespace, what)
+            except StoreError as error:
+                log.warning("could not remove %s, its group's next backup will: %s", what, error)
+
+
+def _verification_failed(backend: Backend, namespace: Namespace, snapshot: Snapshot) -> bool:
+    """Whether a snapshot is known to be damaged, so that nothing may be built on it."""
+    try:
+        state = manifests.read_manifest(backend, namespace, snapshot).unprotected.get(
+            "verify_state"
+        )
+    except (FormatError, IntegrityError) as error:
+        log.warning("%s; the next backup does not build on it", error)
+        return True
+    return isinstance(state, dict) and state.get("state") == "failed"

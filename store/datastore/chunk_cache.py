@@ -1,0 +1,223 @@
+"""Decoded chunks in memory, and how they get there: read, check, decode, once."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import NamedTuple
+
+from store.datastore.chunk_store import ChunkStore
+from store.errors import ChunkMissing, FormatError, IntegrityError, StoreError
+from store.format.blob import decode_chunk
+from store.format.crypt import CryptConfig
+from store.names import Digest, Fingerprint
+
+ENTRY_OVERHEAD = 256
+PREFETCH_THREADS = 2
+PREFETCH_QUEUE = 8
+
+
+class Cached(NamedTuple):
+    """A decoded chunk, and by which key (None: plain).
+
+    A chunk decoded for one archive must not serve another
+    that claims a different protection.
+    """
+
+    data: bytes
+    key: Fingerprint | None
+
+
+class _Flight:
+    """One load that is under way, and what came of it."""
+
+    __slots__ = ("data", "done", "error")
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.data: bytes | None = None
+        self.error: Exception | None = None
+
+
+class ChunkCache:
+    """The decoded chunks last used, up to a budget in bytes; one for all archives of a process.
+
+    Thread-safe.
+
+    A hit takes no lock: one dictionary look-up and one move in it, each atomic. Two threads that
+    miss the same chunk load it once. A chunk larger than the budget is handed out and not kept;
+    below 16 MiB that hurts.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self._entries: OrderedDict[bytes, Cached] = OrderedDict()
+        self._used = 0
+        self._flights: dict[tuple[bytes, Fingerprint | None], _Flight] = {}
+        self._lock = threading.Lock()
+        self._prefetchers: ThreadPoolExecutor | None = None
+        self._queued = threading.BoundedSemaphore(PREFETCH_QUEUE)
+
+    @property
+    def used_bytes(self) -> int:
+        """What the kept chunks take, bookkeeping included; never more than the budget."""
+        return self._used
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, digest: Digest, key: Fingerprint | None) -> bytes | None:
+        """The chunk if it is here, as decoded with `key`. Never blocks."""
+        entry = self._entries.get(digest)
+        if entry is None or entry.key != key:
+            return None
+        with suppress(KeyError):  # dropped by another thread this very moment
+            self._entries.move_to_end(digest)
+        return entry.data
+
+    def load(self, digest: Digest, key: Fingerprint | None, load: Callable[[], bytes]) -> bytes:
+        """The chunk from here, or from `load`, which one thread calls while others wait.
+
+        Raises what `load` raises.
+        """
+        while True:
+            data = self.get(digest, key)
+            if data is not None:
+                return data
+            flight, ours = self._board((digest, key))
+            if ours:
+                return self._fly(flight, digest, key, load)
+            flight.done.wait()
+            if flight.data is not None:
+                return flight.data
+            if flight.error is not None:
+                raise flight.error
+
+    def _board(self, name: tuple[bytes, Fingerprint | None]) -> tuple[_Flight, bool]:
+        with self._lock:
+            flight = self._flights.get(name)
+            if flight is not None:
+                return flight, False
+            flight = self._flights[name] = _Flight()
+            return flight, True
+
+    def _fly(
+        self, flight: _Flight, digest: Digest, key: Fingerprint | None, load: Callable[[], bytes]
+    ) -> bytes:
+        try:
+            data = self.get(digest, key)  # landed between our look and our boarding
+            if data is None:
+                data = load()
+                self._keep(digest, Cached(data, key))
+            flight.data = data
+        except Exception as error:
+            flight.error = error
+            raise
+        finally:  # an interrupt leaves neither data nor error: a waiting thread takes over
+            with self._lock:
+                del self._flights[digest, key]
+            flight.done.set()
+        return data
+
+    def _keep(self, digest: bytes, entry: Cached) -> None:
+        size = len(entry.data) + ENTRY_OVERHEAD
+        if size > self.budget_bytes:
+            return
+        with self._lock:
+            replaced = self._entries.pop(digest, None)
+            if replaced is not None:
+                self._used -= len(replaced.data) + ENTRY_OVERHEAD
+            while self._used + size > self.budget_bytes:
+                _, oldest = self._entries.popitem(last=False)
+                self._used -= len(oldest.data) + ENTRY_OVERHEAD
+            self._entries[digest] = entry
+            self._used += size
+
+    def clear(self) -> None:
+        """Forget all chunks."""
+        with self._lock:
+            self._entries.clear()
+            self._used = 0
+
+    def prefetch(self, load: Callable[[], object]) -> None:
+        """Run `load` in the background; dropped when enough is waiting.
+
+        Its StoreErrors are for the read to find.
+        """
+        if not self._queued.acquire(blocking=False):
+            return
+        try:
+            self._background().submit(self._quietly, load)
+        except RuntimeError:  # closed, or the process is ending
+            self._queued.release()
+
+    def _background(self) -> ThreadPoolExecutor:
+        with self._lock:  # threads start with the first use: nbdkit forks before that
+            if self._prefetchers is None:
+                self._prefetchers = ThreadPoolExecutor(PREFETCH_THREADS, "prefetch")
+            return self._prefetchers
+
+    def _quietly(self, load: Callable[[], object]) -> None:
+        try:
+            with suppress(StoreError):
+                load()
+        finally:
+            self._queued.release()
+
+    def close(self) -> None:
+        """Forget all chunks and end the background threads. Reading still works afterwards."""
+        if self._prefetchers is not None:
+            self._prefetchers.shutdown(wait=True, cancel_futures=True)
+        self.clear()
+
+
+class ChunkReader:
+    """The chunks of one archive, decoded and verified. Thread-safe."""
+
+    def __init__(
+        self,
+        chunks: ChunkStore,
+        key: CryptConfig | None,
+        encrypted: bool,
+        cache: ChunkCache,
+        *,
+        name: str = "archive",
+    ) -> None:
+        """`encrypted` says what the manifest says of the archive, `name` is for messages."""
+        self._chunks, self._cache = chunks, cache
+        self.key = key if encrypted else None
+        self.encrypted = encrypted
+        self.name = name
+        self._cache_key = self.key.fingerprint if self.key else None
+
+    def read(self, digest: Digest, size: int) -> bytes:
+        """One whole chunk of `size` bytes, from the cache or the store.
+
+        Raises ChunkMissing, IntegrityError, FormatError (each naming archive and chunk),
+        BackendError.
+        """
+        data = self._cache.load(digest, self._cache_key, lambda: self._decode(digest, size))
+        if len(data) != size:
+            raise IntegrityError(
+                f"{self.name}: chunk {digest} has {len(data)} bytes, the index says {size}"
+            )
+        return data
+
+    def peek(self, digest: Digest) -> bytes | None:
+        """The chunk if it is in the cache; no waiting, no I/O."""
+        return self._cache.get(digest, self._cache_key)
+
+    def prefetch(self, digest: Digest, size: int) -> None:
+        """Start loading a chunk that will be wanted soon."""
+        if self.peek(digest) is None:
+            self._cache.prefetch(lambda: self.read(digest, size))
+
+    def _decode(self, digest: Digest, size: int) -> bytes:
+        try:
+            raw = self._chunks.read(digest)
+            return decode_chunk(raw, self.key, digest, size, encrypted=self.encrypted)
+        except ChunkMissing as error:
+            raise ChunkMissing(f"{self.name}: {error}") from error
+        except (IntegrityError, FormatError) as error:
+            raise type(error)(f"{self.name}: chunk {digest}: {error}") from error

@@ -1,0 +1,159 @@
+"""The chunk store of a datastore: every chunk once, under its digest (spec 1.1 to 1.4)."""
+
+import re
+import threading
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+from store.backends.base import Backend, ObjectStat
+from store.errors import BackendError, ChunkMissing, NotFound
+from store.format.blob import ENCRYPTED_BLOB_MAGIC_1_0, ENCRYPTED_MAGICS
+from store.format.buffer import Buffer
+from store.names import Digest
+
+CHUNKS = ".chunks"
+CHUNK_NAME = re.compile(r"[0-9a-f]{64}")
+BAD_NAMES = 10
+STRIPES = 64  # more than any pool of writers has threads
+MAGIC_SIZE = 8
+
+
+class SyncLevel(StrEnum):
+    """How durable a backup is when it is done.
+
+    PBS's names; `FILESYSTEM` is its default and ours.
+    """
+
+    NONE = "none"
+    FILESYSTEM = "filesystem"
+    FILE = "file"
+
+
+class InsertResult(NamedTuple):
+    """Whether the chunk was new, and how many bytes its file, the old or the new one, has."""
+
+    new: bool
+    stored_size: int
+
+
+class ChunkStore:
+    """Chunks by digest. Thread-safe; any number of processes may work on one store."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._inserting = tuple(threading.Lock() for _ in range(STRIPES))
+
+    @staticmethod
+    def name(digest: Digest) -> str:
+        """`.chunks/0123/0123…`: the object of a chunk."""
+        text = digest.hex()
+        return f"{CHUNKS}/{text[:4]}/{text}"
+
+    def read(self, digest: Digest) -> bytes:
+        """The encoded chunk, unchecked. Raises ChunkMissing (absent or empty), BackendError."""
+        text = digest.hex()
+        try:
+            raw = self._backend.read(f"{CHUNKS}/{text[:4]}/{text}")
+        except NotFound as error:
+            raise ChunkMissing(f"chunk {text} is not in {self._backend.location}") from error
+        if not raw:
+            raise ChunkMissing(f"chunk {text} is empty in {self._backend.location}")
+        return raw
+
+    def insert(
+        self, digest: Digest, header: Buffer, body: Buffer, *, durable: bool = False
+    ) -> InsertResult:
+        """Store an encoded chunk, as `encode_blob_parts` made it, unless a good one is there.
+
+        A chunk that is there is touched, so that garbage collection keeps it; it is replaced when
+        the new encoding of a plain chunk is smaller, or when it is empty. Contents are not
+        compared: the digest vouches for them.
+
+        Args:
+            digest: its name; the caller has computed it from the plaintext.
+            header: 12 or 44 bytes, starting with the magic.
+            body: the rest.
+            durable: on disk when this returns (sync level `file`).
+        Raises:
+            BackendError: the name is taken by something else than this kind of chunk.
+            OutOfSpace, PermissionDenied.
+        """
+        name = self.name(digest)
+        size = len(header) + len(body)
+        with self._inserting[digest[-1] % STRIPES]:
+            there = self._backend.stat(name)
+            if there is not None and self._keeps(name, there, bytes(header[:MAGIC_SIZE]), size):
+                if self._backend.touch(name):
+                    return InsertResult(new=False, stored_size=there.size)
+                there = None  # collected between the two calls
+            self._write(name, (header, body), durable)
+            return InsertResult(new=not there or not there.size, stored_size=size)
+
+    def _keeps(self, name: str, there: ObjectStat, magic: bytes, size: int) -> bool:
+        """Whether the chunk that is there stays, by PBS's rules (spec 1.3). Raises BackendError."""
+        if not there.is_regular:
+            raise BackendError(f"{self._backend.location}/{name}: not a regular file")
+        if there.size == size:
+            return True
+        if there.size == 0:
+            return False
+        if magic not in ENCRYPTED_MAGICS:
+            return there.size < size
+        found = self._backend.read_range(name, 0, MAGIC_SIZE)
+        if found not in ENCRYPTED_MAGICS:
+            raise BackendError(f"{self._backend.location}/{name}: not encrypted, its equal is")
+        if found == magic == ENCRYPTED_BLOB_MAGIC_1_0:
+            raise BackendError(
+                f"{self._backend.location}/{name}: has {there.size} bytes, its equal has {size}"
+            )
+        return True
+
+    def _write(self, name: str, parts: tuple[Buffer, Buffer], durable: bool) -> None:
+        try:
+            self._backend.write(name, parts, durable=durable)
+        except NotFound:
+            self._backend.mkdir(name.rpartition("/")[0], durable=durable)
+            self._backend.write(name, parts, durable=durable)
+
+    def touch(self, digest: Digest) -> int | None:
+        """Mark a chunk as in use for garbage collection.
+
+        Its size in bytes, or None when absent (or empty).
+
+        The one right existence check before a chunk is named by a new index.
+        """
+        return self._backend.touch(self.name(digest)) or None
+
+    def stat(self, digest: Digest) -> ObjectStat | None:
+        """Size and times of a chunk, without touching it; None when absent (or empty)."""
+        found = self._backend.stat(self.name(digest))
+        return found if found is not None and found.size else None
+
+    def quarantine(self, digest: Digest) -> str:
+        """Move a corrupt chunk aside, so that the next backup stores it anew; its new name.
+
+        The first free of `<hex>.0.bad` to `<hex>.9.bad`; when none is, the last is overwritten.
+        Raises ChunkMissing.
+        """
+        name = self.name(digest)
+        names = [f"{name}.{number}.bad" for number in range(BAD_NAMES)]
+        free = next((bad for bad in names if self._backend.stat(bad) is None), names[-1])
+        try:
+            self._backend.rename(name, free)
+        except NotFound as error:
+            raise ChunkMissing(f"chunk {digest} is not in {self._backend.location}") from error
+        return free
+
+    def iterate(self) -> Iterator[Digest]:
+        """All chunks, in order of digest, one of the 65,536 directories in memory at a time.
+
+        Ignores foreign, bad and temporary files. What is stored or removed meanwhile may appear or
+        not.
+        """
+        for prefix in range(0x10000):
+            directory = f"{prefix:04x}"
+            names = [entry.name for entry in self._backend.scan(f"{CHUNKS}/{directory}")]
+            for name in sorted(names):
+                if name.startswith(directory) and CHUNK_NAME.fullmatch(name):
+                    yield Digest(bytes.fromhex(name))

@@ -1,0 +1,174 @@
+"""Random access to the stream behind an index: at an offset, in order, or its holes alone."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from store.datastore.chunk_cache import ChunkReader
+from store.errors import FormatError
+from store.format.blob import MAX_CHUNK_SIZE
+from store.format.buffer import Buffer
+from store.format.crypt import chunk_digest
+from store.format.dynamic_index import DynamicIndex
+from store.format.fixed_index import FixedIndex
+from store.names import Digest
+
+Index = FixedIndex | DynamicIndex
+NOTHING = (0, 0, Digest(bytes(32)))
+
+
+class IndexedStream:
+    """A ReadAt over an index and the chunks it names. Thread-safe; keeps no chunk itself.
+
+    Offsets and sizes are bytes of the stream. Reads past its end raise FormatError: an archive that
+    points there lies. Chunks are verified when they are decoded; errors are those of
+    `ChunkReader.read`.
+    """
+
+    def __init__(self, index: Index, reader: ChunkReader) -> None:
+        self.index = index
+        self.size = index.size
+        self.reader = reader
+        self._last = (
+            NOTHING  # where the last peek ended up; replaced whole, so threads need no lock
+        )
+        self._zero_digests: dict[int, Digest] = {}
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes from `offset`; waits for chunks."""
+        self._check(offset, size)
+        if not size:
+            return b""
+        start, end, digest = self._locate(offset)
+        data = self.reader.read(digest, end - start)
+        if offset + size <= end:
+            return data if size == end - start else data[offset - start : offset - start + size]
+        parts: list[Buffer] = [memoryview(data)[offset - start :]]
+        left = offset + size - end
+        while left > 0:
+            start, end, digest = self._locate(end)
+            data = self.reader.read(digest, end - start)
+            parts.append(memoryview(data)[:left])
+            left -= end - start
+        return b"".join(parts)
+
+    def peek(self, offset: int, size: int) -> Buffer | None:
+        """The same if all of it is in the cache, else None: no waiting, no I/O.
+
+        Within one chunk nothing is copied.
+
+        The view may be kept; it keeps its chunk in memory.
+        """
+        start, end, digest = self._last
+        if not start <= offset < end:
+            self._check(offset, size)
+            if not size:
+                return b""
+            start, end, digest = self._last = self._locate(offset)
+        data = self.reader.peek(digest)
+        if data is None or len(data) != end - start:
+            return None
+        if offset + size <= end:
+            return memoryview(data)[offset - start : offset - start + size]
+        return self._peek_on(memoryview(data)[offset - start :], end, offset + size)
+
+    def _peek_on(self, first: memoryview, position: int, stop: int) -> bytes | None:
+        """`first` and what follows from `position` to `stop`; None when not all is in the cache."""
+        self._check(position, stop - position)
+        parts = [first]
+        while position < stop:
+            start, end, digest = self._locate(position)
+            data = self.reader.peek(digest)
+            if data is None or len(data) != end - start:
+                return None
+            parts.append(memoryview(data)[: stop - position])
+            position = end
+        return b"".join(parts)
+
+    def prefetch(self, offset: int) -> None:
+        """Start loading the chunk at `offset` in the background; a hint, without error.
+
+        Past the end nothing happens.
+        """
+        if 0 <= offset < self.size:
+            start, end, digest = self._locate(offset)
+            self.reader.prefetch(digest, end - start)
+
+    def chunks(
+        self, start: int = 0, end: int | None = None, *, workers: int = 2, ahead: int = 4
+    ) -> Iterator[memoryview]:
+        """The bytes from `start` to `end` (default: all), in order, a chunk's worth at a time.
+
+        `workers` threads decode up to `ahead` chunks in advance. Close the iterator when leaving it
+        early (`contextlib.closing`); its threads end then, with the last chunk, or with the first
+        error, which is raised in its chunk's turn.
+        """
+        end = self.size if end is None else end
+        self._check(start, end - start)
+        if start < end:
+            pool = ThreadPoolExecutor(workers, "read-ahead")
+            try:
+                yield from self._in_order(pool, start, end, ahead)
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _in_order(
+        self, pool: ThreadPoolExecutor, start: int, end: int, ahead: int
+    ) -> Iterator[memoryview]:
+        coming: deque[tuple[int, Future[bytes]]] = deque()
+        following = start
+        while coming or following < end:
+            while following < end and len(coming) < max(1, ahead):
+                first, after, digest = self._locate(following)
+                coming.append((first, pool.submit(self.reader.read, digest, after - first)))
+                following = after
+            first, future = coming.popleft()
+            view = memoryview(future.result())
+            del future
+            yield view[max(0, start - first) : end - first]
+
+    def extents(self, offset: int, size: int) -> Iterator[tuple[int, int, bool]]:
+        """Cut a range into `(offset, length, is_zero)`, neighbours of one kind merged.
+
+        Reads the index alone.
+
+        Zero is what the index says is zero: a chunk with the digest of zeros of its length.
+        """
+        self._check(offset, size)
+        stop, position = offset + size, offset
+        begun, kind = offset, False
+        while position < stop:
+            start, end, digest = self._locate(position)
+            zero = self._is_zero(digest, end - start)
+            if zero != kind and position > begun:
+                yield begun, position - begun, kind
+                begun = position
+            kind, position = zero, min(end, stop)
+        if position > begun:
+            yield begun, position - begun, kind
+
+    def is_zero(self, position: int) -> bool:
+        """Whether chunk number `position` of the index holds only zeros, by its digest."""
+        start, end = self.index.range(position)
+        return self._is_zero(self.index.digest(position), end - start)
+
+    def _is_zero(self, digest: Digest, size: int) -> bool:
+        zeros = self._zero_digests.get(size)
+        if zeros is None:
+            if isinstance(self.index, DynamicIndex) and size != MAX_CHUNK_SIZE:
+                return False  # zeros that were cut by content make chunks of the largest size
+            zeros = self._zero_digests[size] = chunk_digest(bytes(size), self.reader.key)
+        return digest == zeros
+
+    def _locate(self, offset: int) -> tuple[int, int, Digest]:
+        """Start, exclusive end and digest of the chunk that holds the byte at `offset`."""
+        index = self.index
+        position = index.position(offset)
+        start, end = index.range(position)
+        return start, end, index.digest(position)
+
+    def _check(self, offset: int, size: int) -> None:
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise FormatError(
+                f"{self.reader.name}: {size} bytes at {offset} reach past the end ({self.size})"
+            )

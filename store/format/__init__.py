@@ -1,0 +1,1 @@
+"""Bytes to values and back: PBS's on-disk formats, pure (no I/O, clock or randomness)."""

@@ -1,0 +1,247 @@
+"""Random access to a pxar archive, by its goodbye tables.
+
+A directory's items lie between its content_offset and its goodbye table; what a child reaches over
+lies within. So every step down is a strictly smaller range, whatever a hostile archive says, and a
+listing only moves forward.
+
+Source: pxar src/accessor/mod.rs (spec 9.7, 9.10).
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache, partial
+
+from store.errors import FormatError, NotFound
+from store.format.buffer import ReadAt
+from store.format.pxar.entries import (
+    Entry,
+    EntryKind,
+    hash_name,
+    payload_header,
+)
+from store.format.pxar.goodbye import GoodbyeTable
+from store.format.pxar.items import HEADER_SIZE, PXAR_PAYLOAD, PXAR_PAYLOAD_REF
+from store.format.pxar.parser import EntryParser, Incomplete
+from store.format.pxar.preamble import read_preamble
+
+# One child alone; the first and the largest window of a listing.
+CHILD_WINDOW = 512
+FIRST_WINDOW = 4 * 1024
+LARGEST_WINDOW = 256 * 1024
+# Open tables keep up to 64 KiB each.
+OPEN_TABLES = 32
+
+
+class Accessor:
+    """One archive, looked at anywhere. Safe to use from several threads if its streams are.
+
+    Memory: 2 MiB of goodbye tables at most, whatever the archive's size; list() as many entries as
+        there are.
+
+    Attributes:
+        version: of the format, 1 or 2.
+        prelude: of a v2 archive, None without.
+
+    Every method raises FormatError when the archive is damaged, and what its streams raise.
+    """
+
+    def __init__(self, metadata: ReadAt, payload: ReadAt | None = None) -> None:
+        """Open an archive.
+
+        Args:
+            metadata: the archive (v1) or the metadata stream (v2).
+            payload: the payload stream (v2). Without it files have no content, all else works.
+        """
+        self._metadata = metadata
+        self._payload = payload
+        preamble = read_preamble(metadata.read)
+        self.version, self.prelude = preamble.version, preamble.prelude
+        self._content_item = PXAR_PAYLOAD if self.version == 1 else PXAR_PAYLOAD_REF
+        self._root = self._read_root(preamble.root_offset)
+        self._open_table = lru_cache(OPEN_TABLES)(partial(GoodbyeTable, metadata))
+        self._table(self._root)
+
+    def root(self) -> Entry:
+        """The root directory; its name is empty."""
+        return self._root
+
+    def list(self, directory: Entry) -> list[Entry]:
+        """The children of a directory, in archive order (by raw name)."""
+        return [*self.iterate(directory)]
+
+    def iterate(self, directory: Entry) -> Iterator[Entry]:
+        """The same one by one, for directories of millions."""
+        table = self._table(directory)
+        base = position = directory.content_offset
+        limit, length, size = table.start, 0, FIRST_WINDOW
+        parser = EntryParser(b"", base, self._content_item)
+        while position < limit:
+            try:
+                entry = parser.child(position - base)
+            except Incomplete as error:
+                # Larger and larger while windows are used up; small again after a jump over a
+                # subtree or a file's content.
+                size = min(2 * size, LARGEST_WINDOW) if position - base <= length else FIRST_WINDOW
+                window, base = self._window(position, size, error.end, limit), position
+                parser, length = EntryParser(window, base, self._content_item), len(window)
+                continue
+            if entry.kind is EntryKind.DIRECTORY:
+                self._bound_directory(entry, table, self._stored_size(entry, table))
+            elif entry.end > limit:
+                raise _overlap(entry, limit)
+            position = entry.end
+            yield entry
+
+    def lookup(self, directory: Entry, name: bytes) -> Entry | None:
+        """The child of this name, or None."""
+        table = self._table(directory)
+        for offset, size in table.find(hash_name(name)):
+            entry = self._child(offset, table.start)
+            if entry.kind is EntryKind.DIRECTORY:
+                self._bound_directory(entry, table, size)
+            if entry.name == name:
+                return entry
+        return None
+
+    def resolve(self, path: bytes) -> Entry:
+        """The entry at a path from the root; links are not followed, needless slashes allowed.
+
+        Raises:
+            NotFound: no such entry, or something before the last slash is no directory.
+        """
+        entry: Entry | None = self._root
+        for name in path.split(b"/"):
+            if name and entry is not None:
+                is_directory = entry.kind is EntryKind.DIRECTORY
+                entry = self.lookup(entry, name) if is_directory else None
+        if entry is None:
+            raise NotFound(f"no {path.decode(errors='backslashreplace')} in the archive")
+        return entry
+
+    def follow(self, link: Entry) -> Entry:
+        """The regular file that a hard link is another name of."""
+        offset = link.target_offset
+        if link.kind is not EntryKind.HARDLINK or offset < self._root.content_offset:
+            raise FormatError(f"pxar archive: {link!r} links to {offset}, which is no file")
+        target = self._child(offset, link.offset)
+        if target.kind is not EntryKind.FILE:
+            raise FormatError(
+                f"pxar archive: {link!r} links to {target!r}, which is no regular file"
+            )
+        return target
+
+    def entry_at(self, offset: int, directory_end: int = 0) -> Entry:
+        """An entry met before, by its `offset` (not the root's); of a directory also its `end`."""
+        table = self._table(self._root)
+        entry = self._child(offset, table.start)
+        if entry.kind is EntryKind.DIRECTORY:
+            self._bound_directory(entry, table, directory_end - offset)
+        return entry
+
+    def content(self, file: Entry) -> tuple[ReadAt, int]:
+        """The stream that has a regular file's content, and the offset in it.
+
+        `file.size` bytes are there.
+        """
+        if file.kind is not EntryKind.FILE:
+            raise FormatError(f"pxar archive: {file!r} has no content")
+        if self.version == 1:
+            stream, offset = self._metadata, file.payload_offset
+        else:
+            stream, offset = self._checked_payload(file), file.payload_offset + HEADER_SIZE
+        if offset + file.size > stream.size:
+            raise FormatError(
+                f"pxar archive: content of {file!r}: {file.size} bytes reach past {stream.size}"
+            )
+        return stream, offset
+
+    def read(self, file: Entry, offset: int, size: int) -> bytes:
+        """Up to `size` bytes of a regular file's content, fewer only at its end."""
+        stream, start = self.content(file)
+        offset = min(max(0, offset), file.size)
+        return stream.read(start + offset, min(max(0, size), file.size - offset))
+
+    def _checked_payload(self, file: Entry) -> ReadAt:
+        """The payload stream, if it has the header of this file's content where it should."""
+        if self._payload is None:
+            raise FormatError(
+                f"pxar archive: content of {file!r}: opened without its payload stream"
+            )
+        offset = file.payload_offset
+        if offset + HEADER_SIZE > self._payload.size:
+            raise FormatError(
+                f"pxar archive: content of {file!r}: {offset} is past the payload stream"
+            )
+        found = self._payload.read(offset, HEADER_SIZE)
+        if found != payload_header(file.size):
+            raise FormatError(
+                f"pxar archive: content of {file!r}: no header of {file.size} bytes at {offset}"
+            )
+        return self._payload
+
+    def _read_root(self, offset: int) -> Entry:
+        limit = self._metadata.size - HEADER_SIZE
+        end = offset
+        while True:
+            window = self._window(offset, CHILD_WINDOW, end, limit)
+            try:
+                root = EntryParser(window, offset, self._content_item).root()
+            except Incomplete as error:
+                end = error.end
+            else:
+                root.end = self._metadata.size
+                return root
+
+    def _table(self, directory: Entry) -> GoodbyeTable:
+        if directory.kind is not EntryKind.DIRECTORY:
+            raise FormatError(f"pxar archive: {directory!r} is no directory")
+        # Quirk: the root's table points to the start of the stream, not to its ENTRY.
+        stat_offset = directory.stat_offset if directory.name else 0
+        return self._open_table(directory.content_offset, directory.end, stat_offset)
+
+    def _bound_directory(self, entry: Entry, table: GoodbyeTable, size: int) -> None:
+        """Set the end of a directory, which only the table around it knows."""
+        end = entry.offset + size
+        if not entry.content_offset < end <= table.start:
+            raise FormatError(
+                f"pxar archive: {entry!r} ends at {end}, its parent's table is at {table.start}"
+            )
+        entry.end = end
+
+    def _stored_size(self, entry: Entry, table: GoodbyeTable) -> int:
+        for offset, size in table.find(hash_name(entry.name)):
+            if offset == entry.offset:
+                return size
+        raise FormatError(
+            f"pxar archive: {entry!r} is missing in the goodbye table at {table.start}"
+        )
+
+    def _child(self, offset: int, limit: int) -> Entry:
+        """Parse the child at `offset`, all of which must lie before `limit`."""
+        end = offset
+        while True:
+            window = self._window(offset, CHILD_WINDOW, end, limit)
+            try:
+                entry = EntryParser(window, offset, self._content_item).child(0)
+            except Incomplete as error:
+                end = error.end
+                continue
+            if entry.end > limit:
+                raise _overlap(entry, limit)
+            return entry
+
+    def _window(self, offset: int, size: int, end: int, limit: int) -> bytes:
+        """About `size` bytes of what lies before `limit`, at least up to `end`.
+
+        The header of the item at `limit` may be looked at too. Twice as much when one entry is
+        larger than `size`, so that it is not parsed once per item.
+        """
+        stop, needed = limit + HEADER_SIZE, end - offset
+        if end > stop:
+            raise FormatError(f"pxar archive: the entry at {offset} reaches past {limit}")
+        return self._metadata.read(
+            offset, min(size if needed <= size else 2 * needed, stop - offset)
+        )
+
+
+def _overlap(entry: Entry, limit: int) -> FormatError:
+    return FormatError(f"pxar archive: {entry!r} ends at {entry.end}, its range at {limit}")

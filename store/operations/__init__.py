@@ -1,0 +1,1 @@
+"""What one does with a datastore, one verb a file: backup, restore."""

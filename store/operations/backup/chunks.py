@@ -1,0 +1,182 @@
+"""From plain chunks to stored ones: hash, look up, compress, encrypt, write, on a few threads.
+
+The feeder (one thread) cuts; the workers do the rest. What is in flight is bounded in bytes, and
+each stream's index entries are added in stream order, whatever order the workers finish in.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from store.datastore.chunk_store import ChunkStore
+from store.datastore.snapshots import DynamicIndexFile, SnapshotWriter
+from store.errors import BackendError, ChunkMissing
+from store.format.blob import encode_blob_parts
+from store.format.buffer import Buffer
+from store.format.crypt import CryptConfig, chunk_digest
+from store.names import Digest
+
+BYTES_IN_FLIGHT = 48 << 20
+MAX_WORKERS = 8
+
+
+def worker_count() -> int:
+    """One worker per processor we may use: more gain nothing, since each step is native code."""
+    return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+
+
+class ChunkWriter:
+    """Stores chunks of one snapshot and counts them. Safe to call from several threads."""
+
+    def __init__(self, writer: SnapshotWriter, store: ChunkStore, key: CryptConfig | None) -> None:
+        self._writer, self._store = writer, store
+        self.key = key
+        self._lock = threading.Lock()
+        self._damaged: set[Digest] = set()
+        self.new_chunks = self.known_chunks = self.stored_bytes = 0
+
+    def store(self, plain: Buffer) -> Digest:
+        """Make sure that the chunk is in the datastore; its digest.
+
+        Known chunks cost a hash and a touch.
+        """
+        digest = chunk_digest(plain, self.key)
+        if self.touch(digest):
+            return digest
+        iv = os.urandom(16) if self.key else None
+        header, body = encode_blob_parts(plain, self.key, iv=iv)
+        if self._damaged:
+            self._make_way(digest)
+        new = self._writer.insert_chunk(digest, header, body, len(plain))
+        self._count(len(header) + len(body) if new else 0)
+        return digest
+
+    def touch(self, digest: Digest) -> bool:
+        """Keep a chunk that is in the datastore; False when it is not, or known to be damaged."""
+        known = digest not in self._damaged and self._writer.touch_chunk(digest)
+        if known:
+            self._count(0)
+        return known
+
+    def distrust(self, damaged: Iterable[Digest]) -> None:
+        """Note chunks that could not be decoded: if their content comes by, it replaces them."""
+        with self._lock:
+            self._damaged.update(damaged)
+
+    def _make_way(self, digest: Digest) -> None:
+        """Move a damaged chunk aside, for its content is here now."""
+        with self._lock:
+            if digest in self._damaged:
+                self._damaged.remove(digest)
+                with suppress(ChunkMissing):
+                    self._store.quarantine(digest)
+
+    def _count(self, stored: int) -> None:
+        with self._lock:
+            self.new_chunks += bool(stored)
+            self.known_chunks += not stored
+            self.stored_bytes += stored
+
+
+class ChunkPool:
+    """Worker threads and the bytes they may hold.
+
+    Leaving it waits for the workers, and drops what has not begun.
+    """
+
+    def __init__(
+        self,
+        chunks: ChunkWriter,
+        workers: int | None = None,
+        bytes_in_flight: int = BYTES_IN_FLIGHT,
+    ) -> None:
+        self.chunks = chunks
+        self._pool = ThreadPoolExecutor(workers or worker_count(), thread_name_prefix="chunk")
+        self._free = bytes_in_flight
+        self._limit = bytes_in_flight
+        self._room = threading.Condition()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, plain: bytes) -> "Future[Digest]":
+        """Queue one chunk; blocks while too many bytes are in flight."""
+        size = min(len(plain), self._limit)
+        with self._room:
+            self._room.wait_for(lambda: self._free >= size)
+            self._free -= size
+        return self._pool.submit(self._store, plain, size)
+
+    def _store(self, plain: bytes, size: int) -> Digest:
+        try:
+            return self.chunks.store(plain)
+        finally:
+            with self._room:
+                self._free += size
+                self._room.notify()
+
+
+class IndexedSink:
+    """Where a chunker's cuts go: chunks into the pool, their digests into one index, in order."""
+
+    def __init__(self, pool: ChunkPool, index: DynamicIndexFile) -> None:
+        self._pool = pool
+        self._index = index
+        self._pending: deque[tuple[int, Future[Digest] | Digest]] = deque()
+        self._end = 0
+
+    def emit(self, plain: bytes) -> None:
+        """Take the next chunk of the stream. Raises what an earlier chunk's worker raised."""
+        self._end += len(plain)
+        self._pending.append((self._end, self._pool.submit(plain)))
+        self._settle_ready()
+
+    def emit_known(self, chunks: Sequence[tuple[Digest, int]]) -> None:
+        """Take chunks (digest, plain size) that are stored already."""
+        for digest, size in chunks:
+            self._end += size
+            self._pending.append((self._end, digest))
+        self._settle_ready()
+
+    def close(self) -> bytes:
+        """Wait for the stream's chunks, finish the index and return its checksum."""
+        while self._pending:
+            self._settle()
+        return self._index.close()
+
+    @property
+    def size(self) -> int:
+        return self._end
+
+    def _settle_ready(self) -> None:
+        while self._pending and _is_ready(self._pending[0][1]):
+            self._settle()
+
+    def _settle(self) -> None:
+        end, chunk = self._pending.popleft()
+        self._index.add(end, _result(chunk) if isinstance(chunk, Future) else chunk)
+
+
+def _is_ready(chunk: "Future[Digest] | Digest") -> bool:
+    return not isinstance(chunk, Future) or chunk.done()
+
+
+def _result(chunk: "Future[Digest]") -> Digest:
+    """What a worker made. An OSError may not leave here: the walk takes those for its files'."""
+    try:
+        return chunk.result()
+    except OSError as error:
+        raise BackendError(f"storing a chunk: {error}") from error

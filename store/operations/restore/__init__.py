@@ -1,0 +1,5 @@
+"""Restoring trees, images and blobs."""
+
+from store.operations.restore.run import RestoreResult, restore_archive
+
+__all__ = ["RestoreResult", "restore_archive"]

@@ -1,0 +1,259 @@
+"""Restoring one archive of a snapshot: the one function that callers need."""
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from store.datastore.archives import IndexedStream, SnapshotReader
+from store.errors import AlreadyExists, InvalidName, NotFound, StoreError
+from store.operations.restore.archive import TreeRestore
+from store.operations.restore.attributes import Attributes
+from store.operations.restore.image import (
+    is_block_device,
+    restore_image_to_device,
+    restore_image_to_file,
+    restore_image_to_stream,
+)
+from store.operations.restore.problems import Warnings, target_error
+from store.operations.restore.selection import Selection
+from store.operations.restore.tree import LOST_AND_FOUND, TreeWriter
+from store.operations.restore.writing import new_file, write_all
+from store.progress import SILENT, Progress
+
+STDOUT = "-"
+INDEX_SUFFIXES = (".didx", ".fidx", ".blob")
+Target = str | os.PathLike[str] | BinaryIO
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreResult:
+    """What a restore did.
+
+    entries: inodes created in a tree, directories included; 1 for an image or blob.
+    bytes: of content.
+    warnings: how many were passed to `on_warning`.
+    """
+
+    archive: str
+    target: str
+    entries: int
+    bytes: int
+    warnings: int
+
+
+def restore_archive(
+    reader: SnapshotReader,
+    archive: str,
+    target: Target,
+    *,
+    patterns: Sequence[str] = (),
+    overwrite: bool = False,
+    ignore_ownership: bool = False,
+    skip_zeros: bool = False,
+    progress: Progress = SILENT,
+    on_warning: Callable[[str], None] = lambda _text: None,
+) -> RestoreResult:
+    """Restore one archive.
+
+    Args:
+        reader: of the snapshot, with its key. archive: `root.pxar`, `drive-scsi0.img`,
+        `qemu-server.conf`; the names of their files (`….didx`) do as well. target: for a tree, a
+        directory: absent (it is created) or empty, unless `overwrite`. For an image or blob, a
+            file that does not exist unless `overwrite`, a block device, a binary stream, or "-" for
+            standard output.
+        patterns: of a tree, only what these take (see selection.py); its parents come along with
+        their metadata. overwrite: replace existing files; merge into existing directories.
+        ignore_ownership: leave everything to the user who restores. skip_zeros: on a block device,
+        do not write zero chunks: it is known to be zero there. progress: in bytes of the archive.
+        on_warning: gets one line for each thing that could not be kept as it was.
+
+    Raises:
+        NotFound: no such archive, or nothing in it matches. InvalidName: a target or option that
+        this kind of archive cannot have. AlreadyExists: something is in the way. SourceError,
+        PermissionDenied, OutOfSpace: the target's side; names the path. FormatError,
+        IntegrityError, KeyRequired, …: the datastore's side; names the archive, and the path if
+        known.
+
+    After an error or an interruption no half file is left under a whole one's name. A tree stays as
+    far as it came, and the error says so; what was written to a device stays.
+    """
+    name = _archive_name(reader, archive)
+    warnings = Warnings(on_warning)
+    if name.endswith(".pxar"):
+        writer = _restore_tree(
+            reader,
+            name,
+            target,
+            patterns,
+            warnings,
+            progress,
+            overwrite=overwrite,
+            ignore_ownership=ignore_ownership,
+        )
+        return RestoreResult(name, str(target), writer.entries, writer.bytes, warnings.count)
+    if patterns:
+        raise InvalidName(f"{name}: patterns are for trees (.pxar) only")
+    if name.endswith(".img"):
+        image = reader.open_image(name)
+        _restore_image(image, target, progress, overwrite=overwrite, skip_zeros=skip_zeros)
+        return RestoreResult(name, str(target), 1, image.size, warnings.count)
+    blob = reader.read_blob(name)
+    _restore_blob(blob, target, overwrite=overwrite)
+    return RestoreResult(name, str(target), 1, len(blob), warnings.count)
+
+
+def _archive_name(reader: SnapshotReader, archive: str) -> str:
+    """The archive as users name it. Raises NotFound, with the names there are."""
+    name = archive
+    for suffix in INDEX_SUFFIXES:
+        name = name.removesuffix(suffix)
+    if name.endswith((".mpxar", ".ppxar")):
+        name = name[: -len(".mpxar")] + ".pxar"
+    if name not in reader.archives:
+        raise NotFound(f"{archive}: no such archive; there are {', '.join(reader.archives)}")
+    return name
+
+
+def _restore_tree(
+    reader: SnapshotReader,
+    name: str,
+    target: Target,
+    patterns: Sequence[str],
+    warnings: Warnings,
+    progress: Progress,
+    *,
+    overwrite: bool,
+    ignore_ownership: bool,
+) -> TreeWriter:
+    if target == STDOUT or not isinstance(target, str | os.PathLike):
+        raise InvalidName(f"{name}: a tree needs a directory to be restored to, not a stream")
+    selection = Selection(patterns) if patterns else None
+    metadata, payload = reader.open_streams(name)
+    root, created = _open_directory(Path(target), overwrite=overwrite)
+    writer = TreeWriter(
+        root,
+        Attributes(warnings, ignore_ownership=ignore_ownership),
+        warnings,
+        overwrite=overwrite,
+    )
+    restore = TreeRestore(writer, warnings, progress, lambda: reader.open_tree(name), selection)
+    progress.start(None if selection else (payload or metadata).size, "B")
+    try:
+        if selection:
+            restore.restore_selected(apply_root=created)
+        else:
+            restore.restore_all(metadata, payload)
+    except StoreError as error:
+        if writer.entries:
+            error.args = (f"{error}; {target} holds an incomplete tree",)
+        elif created:
+            _remove_empty(Path(target))
+        raise
+    finally:
+        progress.done()
+        writer.close()
+        os.close(root)
+    return writer
+
+
+def _open_directory(path: Path, *, overwrite: bool) -> tuple[int, bool]:
+    """Open the target of a tree; returns its descriptor and whether it was created now."""
+    try:
+        created = not path.exists()
+        if created:
+            path.mkdir(mode=0o700)
+        root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise target_error(error, str(path)) from error
+    if not overwrite and set(os.listdir(root)) - {os.fsdecode(LOST_AND_FOUND)}:
+        os.close(root)
+        raise AlreadyExists(
+            f"{path}: the directory is not empty; allow overwriting or name another"
+        )
+    return root, created
+
+
+def _remove_empty(path: Path) -> None:
+    try:
+        path.rmdir()
+    except OSError:
+        return  # it was not empty: what is in it stays
+
+
+def _restore_image(
+    image: IndexedStream, target: Target, progress: Progress, *, overwrite: bool, skip_zeros: bool
+) -> None:
+    stream = _as_stream(target)
+    if stream is not None:
+        restore_image_to_stream(image, stream, "output", progress)
+        return
+    path = _as_path(target)
+    if is_block_device(path):
+        restore_image_to_device(image, path, progress, skip_zeros=skip_zeros)
+    elif _is_stream_file(path):
+        with _open_stream_file(path) as output:
+            restore_image_to_stream(image, output, str(path), progress)
+    else:
+        restore_image_to_file(image, path, progress, overwrite=overwrite)
+
+
+def _restore_blob(blob: bytes, target: Target, *, overwrite: bool) -> None:
+    stream = _as_stream(target)
+    if stream is not None:
+        _write_stream(stream, blob, "output")
+        return
+    path = _as_path(target)
+    if is_block_device(path):
+        raise InvalidName(f"{path}: a block device is a target for images only")
+    if _is_stream_file(path):
+        with _open_stream_file(path) as output:
+            _write_stream(output, blob, str(path))
+        return
+    with new_file(path, overwrite=overwrite) as file:
+        write_all(file, blob)
+
+
+def _write_stream(output: BinaryIO, data: bytes, name: str) -> None:
+    try:
+        output.write(data)
+        output.flush()
+    except OSError as error:
+        raise target_error(error, name) from error
+
+
+def _as_stream(target: Target) -> BinaryIO | None:
+    if target == STDOUT:
+        return sys.stdout.buffer
+    return None if isinstance(target, str | os.PathLike) else target
+
+
+def _as_path(target: Target) -> Path:
+    """The file itself, where a symlink names it: it is replaced, not the link.
+
+    Raises InvalidName for a directory.
+    """
+    assert isinstance(target, str | os.PathLike)
+    path = Path(os.path.realpath(target))
+    if path.is_dir():
+        raise InvalidName(f"{target}: is a directory; name a file in it")
+    return path
+
+
+def _is_stream_file(path: Path) -> bool:
+    """Whether the target is a pipe or character device, such as /dev/stdout or /dev/null."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def _open_stream_file(path: Path) -> BinaryIO:
+    try:
+        return path.open("wb")
+    except OSError as error:
+        raise target_error(error, str(path)) from error

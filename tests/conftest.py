@@ -1,0 +1,189 @@
+"""What every test shares: the golden data, the source trees, probes of the machine, and the rule
+about warnings."""
+
+import fcntl
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hypothesis
+import pytest
+import zstandard
+
+from tests.machine import missing_parts, scratch_parent
+from tests.program import run
+
+GOLDEN = Path(__file__).parent / "golden"
+
+hypothesis.settings.register_profile("vaultway", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("vaultway")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require",
+        default="",
+        metavar="PARTS",
+        help="fuse,nbd,qemu,root: fail, not skip, where one does not work",
+    )
+    parser.addoption("--all", action="store_true", help="the slow tests too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--all"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        if slow:
+            config.hook.pytest_deselected(items=slow)
+            items[:] = [item for item in items if item not in slow]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose part does not work here, or fail it if `--require` names the part."""
+    required = set(item.config.getoption("--require").split(",")) - {""}
+    for mark in item.iter_markers("needs"):
+        for part, why in missing_parts(mark.args).items():
+            if part in required:
+                pytest.fail(f"{part} is required: {why}", pytrace=False)
+            pytest.skip(f"{part}: {why}")
+
+
+@pytest.fixture(autouse=True)
+def no_unannounced_warnings(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
+    """A WARNING says "act soon": a test that provokes one says so with the mark
+    `expect_warnings`."""
+    yield
+    if request.node.get_closest_marker("expect_warnings"):
+        return
+    records = caplog.get_records("setup") + caplog.get_records("call")
+    unannounced = [record.getMessage() for record in records if record.levelno >= logging.WARNING]
+    assert not unannounced, f"unannounced warnings: {unannounced}"
+
+
+@contextmanager
+def once(folder: Path) -> Iterator[bool]:
+    """Hold `folder`'s lock; yields True to the one process that has to fill it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = folder.with_suffix(".done")
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what a failed try left
+        yield not done.exists()
+        done.touch()
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A scratch folder for what a whole run shares, whatever number of processes runs it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack a .tar.zst without its 65,000 empty chunk directories (a reader does not miss
+    them)."""
+    with (
+        archive.open("rb") as packed,
+        zstandard.ZstdDecompressor().stream_reader(packed) as plain,
+        tarfile.open(fileobj=plain, mode="r|") as tar,
+    ):
+        tar.extraction_filter = lambda member, _path: member  # ours: owners and modes as they are
+        for member in tar:
+            if not (member.isdir() and Path(member.name).parent.name == ".chunks"):
+                tar.extract(member, target)
+
+
+@pytest.fixture(scope="session")
+def golden(shared_folder: Path) -> Path:
+    """READ ONLY: tests/golden with `datastore/` and `bucket/` unpacked beside keys/, expected/ and
+    protocol/."""
+    folder = shared_folder / "golden"
+    with once(folder) as first:
+        if first:
+            shutil.copytree(GOLDEN, folder)
+            unpack(GOLDEN / "datastore.tar.zst", folder / "datastore")
+            unpack(GOLDEN / "bucket.tar.zst", folder / "bucket")
+    return folder
+
+
+@pytest.fixture
+def golden_copy(golden: Path) -> Iterator[Path]:
+    """The golden datastore, for one test to write to, with every chunk directory."""
+    folder = Path(tempfile.mkdtemp(prefix="vaultway-test-", dir=scratch_parent()))
+    copy = folder / "golden-copy"
+    shutil.copytree(golden / "datastore", copy, symlinks=True)
+    for number in range(65536):
+        (copy / ".chunks" / f"{number:04x}").mkdir(exist_ok=True)
+    yield copy
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def scratch_store() -> Iterator[Path]:
+    """An empty datastore of the program's own making, in RAM where there is room: disks take
+    seconds."""
+    folder = Path(tempfile.mkdtemp(prefix="vaultway-test-", dir=scratch_parent()))
+    try:
+        run("datastore", "create", folder / "store")
+        yield folder / "store"
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def store() -> Iterator[Path]:
+    """An empty datastore, for one test to write to."""
+    with scratch_store() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def module_store() -> Iterator[Path]:
+    """An empty datastore that the tests of one file share."""
+    with scratch_store() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def source_tree(shared_folder: Path) -> Callable[[int], Path]:
+    """READ ONLY: `source_tree(2)` is a folder with `tree/` and `disk.raw` of revision 2, as the
+    golden snapshots have them."""
+
+    def make(revision: int) -> Path:
+        if os.geteuid() != 0:
+            pytest.fail(
+                "only root can make the source trees: they have owners and devices", pytrace=False
+            )
+        folder = shared_folder / f"source-{revision}"
+        with once(folder) as first:
+            if first:
+                for step in range(1, revision + 1):
+                    subprocess.run(
+                        [sys.executable, GOLDEN / "make-source.py", folder, str(step)], check=True
+                    )
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def vm_disk(shared_folder: Path) -> Path:
+    """READ ONLY: a small bootable disk (raw, 128 MiB); its guest reads and checks all its files,
+    and says so."""
+    folder = shared_folder / "machine"
+    with once(folder) as first:
+        if first:
+            make_vm = Path(__file__).parent.parent / "scripts/make-vm"
+            subprocess.run([make_vm, folder, "16", "200", "128"], check=True, capture_output=True)
+    return folder / "disk.raw"

@@ -1,0 +1,57 @@
+"""Which parts of the machine work: found out by running them once."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+from functools import cache
+
+
+def _runs(*command: str) -> str:
+    """Return why `command` does not run, or the empty text."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{command[0]}: {error}"
+    return "" if done.returncode == 0 else f"{command[0]}: {done.stderr.strip() or done.returncode}"
+
+
+def _fuse() -> str:
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as error:
+        return str(error)
+    return _runs("fusermount3", "--version")
+
+
+def _nbd() -> str:
+    return _runs("nbdkit", "--dump-plugin", "python") or _runs("nbdinfo", "--version")
+
+
+def _qemu() -> str:
+    return _runs("qemu-system-x86_64", "--version") or _runs("qemu-img", "--version")
+
+
+def _root() -> str:
+    return "" if os.geteuid() == 0 else "not root"
+
+
+PROBES = {"fuse": _fuse, "nbd": _nbd, "qemu": _qemu, "root": _root}
+
+
+@cache
+def why_missing(part: str) -> str:
+    """Return why `part` does not work on this machine, or the empty text."""
+    return PROBES[part]()
+
+
+def missing_parts(parts: Iterable[str]) -> dict[str, str]:
+    """Return the parts of `parts` that do not work here, each with the reason."""
+    return {part: why for part in parts if (why := why_missing(part))}
+
+
+def scratch_parent() -> str | None:
+    """Where scratch datastores go: RAM where there is room, else (None) the usual place."""
+    ram = "/dev/shm"
+    roomy = os.access(ram, os.W_OK) and shutil.disk_usage(ram).free > 2 << 30
+    return ram if roomy else None

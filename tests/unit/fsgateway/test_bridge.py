@@ -1,0 +1,95 @@
+"""Whatever a handler raises becomes an errno, and a log line where somebody should act."""
+
+import errno
+import logging
+
+import pytest
+import trio
+from pyfuse3 import FUSEError
+
+from fsgateway.bridge import Bridge, QuietLog, as_fuse_error, guarded
+from store.errors import ChunkMissing, InvalidName, KeyRequired, Locked, NotFound, OutOfSpace
+
+
+@pytest.mark.expect_warnings
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (FUSEError(errno.ENODATA), errno.ENODATA),
+        (NotFound("x"), errno.ENOENT),
+        (KeyRequired("x"), errno.EACCES),
+        (ChunkMissing("x"), errno.EIO),
+        (Locked("x"), errno.EBUSY),
+        (InvalidName("x"), errno.EINVAL),
+        (OutOfSpace("x"), errno.ENOSPC),
+        (OSError(errno.EBADF, "x"), errno.EBADF),
+        (OSError("no errno"), errno.EIO),
+        (MemoryError(), errno.ENOMEM),
+        (ZeroDivisionError(), errno.EIO),
+    ],
+)
+def test_errno(error: Exception, expected: int) -> None:
+    assert as_fuse_error(error, "read").errno == expected
+
+
+def test_what_is_not_there_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    as_fuse_error(NotFound("x"), "lookup")
+    assert not caplog.records
+
+
+@pytest.mark.expect_warnings
+def test_the_unexpected_leaves_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    as_fuse_error(ValueError("surprise"), "readdir")
+    assert caplog.records[0].levelno == logging.ERROR
+    assert "surprise" in caplog.text
+
+
+@pytest.mark.expect_warnings
+def test_quiet_log_says_each_line_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    quiet = QuietLog(lambda: now, 60)
+    for now in (0.0, 1.0, 59.9, 60.0, 61.0):  # noqa: B007 - the clock reads it
+        quiet.warning("same")
+    quiet.warning("other")
+    assert [record.getMessage() for record in caplog.records] == ["same", "same", "other"]
+
+
+@pytest.mark.expect_warnings
+def test_quiet_log_forgets(caplog: pytest.LogCaptureFixture) -> None:
+    """Its memory is bounded: a thousand lines."""
+    quiet = QuietLog(lambda: 0.0)
+    for number in range(3000):
+        quiet.warning(str(number))
+    assert len(quiet._last) <= 1000
+    assert len(caplog.records) == 3000
+
+
+@pytest.mark.expect_warnings
+def test_guarded_lets_results_and_cancellation_through() -> None:
+    @guarded
+    async def handler(what: object) -> object:
+        await trio.lowlevel.checkpoint()
+        if isinstance(what, Exception):
+            raise what
+        return what
+
+    async def main() -> None:
+        assert await handler(5) == 5
+        with pytest.raises(FUSEError):
+            await handler(KeyError("x"))
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await handler(1)
+        assert scope.cancelled_caught
+
+    trio.run(main)
+
+
+def test_bridge_raises_what_the_call_raised() -> None:
+    async def main() -> None:
+        bridge = Bridge(1)
+        assert await bridge.run(divmod, 7, 2) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            await bridge.run(divmod, 7, 0)
+
+    trio.run(main)

@@ -1,0 +1,47 @@
+"""The commands cost nothing until they run, and take arguments as mount(8) users write them."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fsgateway import cli
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    cli.add_commands(parser.add_subparsers())
+    return parser.parse_args(arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("mount", "/repo", "/mnt", "-o", "ro", "-o", "noatime,cache=1G"),
+        ("mount", "-o", "ro", "-o", "noatime,cache=1G", "/repo", "/mnt"),
+        ("mount", "-f", "-o", "ro", "-o", "noatime,cache=1G", "/repo", "/mnt"),
+    ],
+)
+def test_mount_arguments(arguments: tuple[str, ...]) -> None:
+    args = parse(*arguments)
+    assert (args.repository, args.mountpoint) == ("/repo", "/mnt")
+    assert args.options == ["ro", "noatime,cache=1G"]
+
+
+def test_the_repository_may_come_from_the_environment() -> None:
+    args = parse("mount", "/mnt")
+    assert (args.repository, args.mountpoint) == (None, "/mnt")
+
+
+def test_importing_the_commands_imports_no_fuse() -> None:
+    script = (
+        "import sys, fsgateway.cli; "
+        "print([m for m in ('pyfuse3', 'trio', 'cryptography', 'zstandard') if m in sys.modules])"
+    )
+    root = Path(__file__).parents[3]
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert found.stdout == "[]\n"

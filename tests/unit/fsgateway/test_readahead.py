@@ -1,0 +1,165 @@
+"""The loader: one decode per chunk, ahead of those who go straight on, and of nobody else."""
+
+import threading
+from typing import Any, cast
+
+import pytest
+import trio
+import trio.testing
+
+from fsgateway.bridge import Bridge
+from fsgateway.readahead import MIB, Loader, Way, Ways
+from store.datastore.archives import IndexedStream
+from store.errors import ChunkMissing
+from store.names import Digest
+
+CHUNK = 4 * MIB
+
+
+class Chunks:
+    """An index of chunks of 4 MiB, and a stream that only notes what is read."""
+
+    def __init__(self, count: int, bad: int | None = None) -> None:
+        self.count, self.bad = count, bad
+        self.index = self
+        self.size = count * CHUNK
+        self.cached: set[int] = set()
+        self.reads: list[int] = []
+        self.lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def digest(self, number: int) -> Digest:
+        return Digest(number.to_bytes(32, "big"))
+
+    def range(self, number: int) -> tuple[int, int]:
+        return number * CHUNK, (number + 1) * CHUNK
+
+    def position(self, offset: int) -> int:
+        return offset // CHUNK
+
+    def peek(self, offset: int, size: int) -> bytes | None:
+        return b"" if offset // CHUNK in self.cached else None
+
+    def read(self, offset: int, size: int) -> bytes:
+        with self.lock:
+            self.reads.append(offset // CHUNK)
+        if offset // CHUNK == self.bad:
+            raise ChunkMissing("gone")
+        self.cached.add(offset // CHUNK)
+        return b""
+
+    @property
+    def stream(self) -> IndexedStream:
+        return cast("IndexedStream", self)
+
+
+def run(main: Any, cache_bytes: int = 1 << 30) -> None:
+    async def with_loader() -> None:
+        async with trio.open_nursery() as nursery:
+            loader = Loader(Bridge(4), Bridge(2), cache_bytes)
+            loader.start_soon = nursery.start_soon
+            await main(loader)
+
+    trio.run(with_loader)
+
+
+def test_many_waiters_one_decode() -> None:
+    chunks = Chunks(3)
+
+    async def main(loader: Loader) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(loader.fill, chunks.stream, CHUNK - 10, 20)
+
+    run(main)
+    assert sorted(chunks.reads) == [0, 1]
+
+
+def test_all_waiters_are_told_of_an_error_and_the_next_one_tries_again() -> None:
+    chunks = Chunks(1, bad=0)
+    failed = []
+
+    async def wait(loader: Loader) -> None:
+        try:
+            await loader.fill(chunks.stream, 0, 1)
+        except ChunkMissing:
+            failed.append(1)
+
+    async def main(loader: Loader) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(wait, loader)
+        chunks.bad = None
+        await loader.fill(chunks.stream, 0, 1)
+
+    run(main)
+    assert len(failed) == 5
+    assert chunks.reads == [0, 0]
+
+
+def test_a_sequential_reader_is_read_ahead_of() -> None:
+    chunks, way = Chunks(10), Way(0)
+
+    async def main(loader: Loader) -> None:
+        for position in range(0, MIB, 128 * 1024):
+            if position + 128 * 1024 > way.mark:
+                loader.follow(chunks.stream, way, position, 128 * 1024)
+        await trio.testing.wait_all_tasks_blocked()
+
+    run(main)
+    assert sorted(chunks.reads) == [1, 2, 3]
+    assert way.mark == CHUNK
+
+
+def test_the_end_and_a_small_cache_limit_it() -> None:
+    chunks, way = Chunks(10), Way(8 * CHUNK)
+
+    async def main(loader: Loader) -> None:
+        loader.follow(chunks.stream, way, 8 * CHUNK, MIB)
+
+    run(main)
+    assert chunks.reads == [9]
+    chunks, way = Chunks(10), Way(0)
+
+    async def small(loader: Loader) -> None:
+        loader.follow(chunks.stream, way, 0, MIB)
+
+    run(small, cache_bytes=32 * MIB)
+    assert chunks.reads == [1]
+
+
+@pytest.mark.parametrize("positions", [[0, 30, 9, 21, 3, 17, 36], [36, 32, 28, 24, 20, 16]])
+def test_other_readers_are_not(positions: list[int]) -> None:
+    chunks, way = Chunks(10), Way(0)
+
+    async def main(loader: Loader) -> None:
+        for position in positions:
+            loader.follow(chunks.stream, way, position * MIB, 4096)
+
+    run(main)
+    assert not chunks.reads
+
+
+def test_read_ahead_fails_quietly() -> None:
+    chunks = Chunks(3, bad=1)
+
+    async def main(loader: Loader) -> None:
+        loader.follow(chunks.stream, Way(0), 0, MIB)
+
+    run(main)
+    assert sorted(chunks.reads) == [1, 2]
+
+
+def test_small_files_in_a_row_go_one_way() -> None:
+    ways = Ways()
+    way = ways.of(0)
+    way.position = 100_000
+    assert ways.of(100_100) is way
+    other = ways.of(50 * MIB)
+    assert other is not way
+    assert ways.of(100_200) is way
+    for number in range(100):
+        ways.of((100 + 10 * number) * MIB)
+    assert len(ways.recent) <= 8

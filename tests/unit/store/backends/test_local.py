@@ -1,0 +1,259 @@
+"""What only a directory on disk can get wrong: layout, modes, owners, names, locks of PBS."""
+
+import errno
+import os
+import pwd
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from store.backends.local import LocalBackend
+from store.backends.local_files import temporary_path
+from store.errors import (
+    AlreadyExists,
+    BackendError,
+    InvalidName,
+    Locked,
+    NotFound,
+    PermissionDenied,
+)
+from tests.fakes.datastores import bare_backend
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_create_lays_out_a_whole_datastore(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    (path / ".chunks.tmp_create" / "0003").mkdir(parents=True)  # an interrupted create
+    (path / "lost+found").mkdir()
+    umask = os.umask(0o077)
+    try:
+        LocalBackend(str(path)).create()
+    finally:
+        os.umask(umask)
+    directories = sorted(entry.name for entry in (path / ".chunks").iterdir())
+    assert directories == [f"{number:04x}" for number in range(0x10000)]
+    assert {mode(path / ".chunks" / name) for name in ("0000", "0003", "ffff")} == {0o750}
+    assert (mode(path), mode(path / ".chunks"), mode(path / ".lock")) == (0o755, 0o750, 0o644)
+    assert sorted(entry.name for entry in path.iterdir()) == [".chunks", ".lock", "lost+found"]
+    if os.geteuid() == 0:
+        backup = pwd.getpwnam("backup").pw_uid
+        made = [path, path / ".lock", path / ".chunks", path / ".chunks" / "0003"]
+        assert {entry.stat().st_uid for entry in made} == {backup}
+    with pytest.raises(AlreadyExists):
+        LocalBackend(str(path)).create()
+
+
+def test_create_refuses_a_directory_in_use(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(InvalidName, match="photos"):
+        LocalBackend(str(tmp_path)).create()
+    assert list(tmp_path.iterdir()) == [tmp_path / "photos"]
+
+
+def test_create_through_a_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises((NotFound, BackendError, AlreadyExists)):
+        LocalBackend(str(tmp_path / "file")).create()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ab" * 32, "ab" * 32 + r"\.tmp_......"),
+        ("index.json.blob", r"index\.json\.tmp_......"),
+        ("owner", r"owner\.tmp_......"),
+        (".protected", r"\.protected\.tmp_......"),
+    ],
+)
+def test_temporary_names_are_those_of_pbs(name: str, expected: str) -> None:
+    assert re.fullmatch(f"/store/{expected}", temporary_path(f"/store/{name}"))
+
+
+def test_new_files_have_their_mode_whatever_the_umask(tmp_path: Path) -> None:
+    backend = bare_backend(tmp_path / "store")
+    umask = os.umask(0o077)
+    try:
+        backend.mkdir("host/web01")
+        backend.mkdir(".chunks/0000")
+        backend.write("host/web01/owner", (b"root@pam\n",), exclusive=True)
+        backend.create_temporary("host/web01/x.fidx", "host/web01/x.tmp_fidx", 10).commit()
+    finally:
+        os.umask(umask)
+    path = tmp_path / "store"
+    assert mode(path / "host/web01/owner") == mode(path / "host/web01/x.fidx") == 0o644
+    assert (mode(path / "host"), mode(path / ".chunks/0000")) == (0o755, 0o750)
+
+
+@pytest.mark.needs("root")
+def test_root_gives_new_files_to_the_owner_of_the_base(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    bare_backend(path).close()
+    os.chown(path, 34, 34)
+    backend = LocalBackend(str(path))
+    backend.mkdir("host/web01")
+    backend.write("host/web01/owner", (b"x",))
+    backend.create_temporary("host/x.fidx", "host/x.tmp_fidx").commit()
+    made = [path / name for name in ("host", "host/web01", "host/web01/owner", "host/x.fidx")]
+    assert {(entry.stat().st_uid, entry.stat().st_gid) for entry in made} == {(34, 34)}
+
+
+@pytest.mark.needs("root")
+def test_permission_denied_names_the_path(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    backend = bare_backend(tmp_path / "store")
+    backend.write("secret", (b"x",))
+    (tmp_path / "store" / "secret").chmod(0o600)
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionDenied, match="store/secret"):
+            backend.read("secret")
+        with pytest.raises(PermissionDenied):
+            backend.write("new", (b"x",))
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def test_a_chunk_that_is_no_file(tmp_path: Path) -> None:
+    backend = bare_backend(tmp_path / "store")
+    os.mkfifo(tmp_path / "store" / "fifo")
+    (tmp_path / "store" / "link").symlink_to("/etc/passwd")
+    for name in ("fifo", "link"):
+        with pytest.raises(BackendError):
+            backend.read(name)
+    found = backend.stat("link")
+    assert found is not None
+    assert not found.is_regular
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    backend = bare_backend(tmp_path / "store")
+    with pytest.raises(BackendError):
+        backend.create_temporary("x.fidx", "x.tmp_fidx", 1 << 55)
+    assert not list((tmp_path / "store").glob("x*"))
+
+
+def test_a_stale_file_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS says ESTALE for a file that another host replaced; once is normal, twice is an error."""
+    backend = bare_backend(tmp_path / "store")
+    backend.write("manifest", (b"new",))
+    real, failures = os.read, [errno.ESTALE, 0, errno.ESTALE, errno.ESTALE]
+
+    def read(descriptor: int, size: int) -> bytes:
+        code = failures.pop(0)
+        if code:
+            raise OSError(code, os.strerror(code))
+        return real(descriptor, size)
+
+    monkeypatch.setattr(os, "read", read)
+    assert backend.read("manifest") == b"new"
+    with pytest.raises(BackendError) as caught:
+        backend.read("manifest")
+    assert caught.value.retryable
+
+
+def test_what_nfs_keeps_of_open_files_does_not_stop_a_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = bare_backend(tmp_path / "store")
+    backend.mkdir("host/web01")
+    backend.write("host/web01/.nfs0001", (b"x",))
+
+    def not_empty(path: str) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", path)
+
+    monkeypatch.setattr(shutil, "rmtree", not_empty)
+    backend.remove_tree("host/web01")
+    backend.write("host/web01/foreign", (b"x",))
+    with pytest.raises(BackendError):
+        backend.remove_tree("host/web01")
+
+
+def test_locks_of_pbs_are_taken_too(tmp_path: Path) -> None:
+    """Whoever holds PBS 4's lock file keeps us out, and we keep it out."""
+    path, run = tmp_path / "store", tmp_path / "run" / "store"
+    bare_backend(path).close()
+    ours = LocalBackend(str(path), pbs_lock_directory=str(run))
+    ours.mkdir("host/web01")
+    ours.mkdir("host/web02")
+    names = ("ns:a/host-web01",)
+    with ours.lock("host/web01", names, exclusive=True):
+        assert stat.S_IMODE((run / names[0]).stat().st_mode) == 0o660
+        with pytest.raises(Locked, match=names[0]):
+            ours.lock("host/web02", names, exclusive=False)
+    with ours.lock("host/web01", names, exclusive=True):
+        ours.forget_lock(names)
+    assert not (run / names[0]).exists()
+
+
+def test_a_lock_on_a_removed_directory_is_no_lock(tmp_path: Path) -> None:
+    backend = bare_backend(tmp_path / "store")
+    backend.mkdir("host/web01")
+    with backend.lock("host/web01", (), exclusive=True):
+        backend.rmdir("host/web01")
+        backend.mkdir("host/web01")
+        backend.lock("host/web01", (), exclusive=True).release()
+
+
+def test_the_holder_is_named(tmp_path: Path) -> None:
+    backend = bare_backend(tmp_path / "store")
+    backend.mkdir("host/web01")
+    with (
+        backend.lock("host/web01", (), exclusive=True),
+        pytest.raises(Locked, match=f"by process {os.getpid()}"),
+    ):
+        backend.lock("host/web01", (), exclusive=True)
+
+
+PBS_WRITER = """
+import fcntl, sys
+file = open(sys.argv[1], "r+b")
+try:
+    fcntl.lockf(file, (fcntl.LOCK_EX if sys.argv[2] == "gc" else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    print("locked", flush=True)
+    sys.stdin.read()
+except OSError:
+    print("refused", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("theirs", "exclusive", "both"),
+    [("gc", False, False), ("writer", False, True), ("writer", True, False)],
+)
+def test_store_lock_meets_the_record_lock_of_pbs(
+    tmp_path: Path, theirs: str, exclusive: bool, both: bool
+) -> None:
+    """PBS takes a classic POSIX record lock.
+
+    Ours conflicts with it, and opening `.lock` elsewhere does not drop ours.
+    """
+    backend = bare_backend(tmp_path / "store")
+    lock = tmp_path / "store" / ".lock"
+    command = [sys.executable, "-c", PBS_WRITER, str(lock), theirs]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as pbs:
+        assert pbs.stdout is not None
+        assert pbs.stdout.readline() == "locked\n"
+        if both:
+            backend.lock_store(exclusive=exclusive).release()
+        else:
+            with pytest.raises(Locked):
+                backend.lock_store(exclusive=exclusive)
+        pbs.communicate("")
+    with backend.lock_store(exclusive=exclusive):
+        lock.read_bytes()
+        answer = subprocess.run(
+            [*command[:-1], "gc"], input="", capture_output=True, text=True, check=True
+        )
+        assert answer.stdout == "refused\n"

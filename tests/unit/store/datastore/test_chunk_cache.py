@@ -1,0 +1,135 @@
+"""The cache of decoded chunks: its budget, its order, one load for many askers."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store.datastore.chunk_cache import ENTRY_OVERHEAD, ChunkCache
+from store.errors import ChunkMissing, IntegrityError
+from store.names import Digest, Fingerprint
+
+KEY = Fingerprint(b"k" * 32)
+
+
+def digest(number: int) -> Digest:
+    return Digest(number.to_bytes(32, "big"))
+
+
+def load(cache: ChunkCache, number: int, size: int = 1000) -> bytes:
+    return cache.load(digest(number), None, lambda: bytes([number]) * size)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5000))), st.integers(0, 12_000))
+def test_the_budget_is_held(steps: list[tuple[int, int]], budget: int) -> None:
+    cache = ChunkCache(budget)
+    for number, size in steps:
+        data = load(cache, number, size)
+        assert data[:1] == bytes([number])
+        assert cache.used_bytes <= budget
+    kept = [cache.get(digest(number), None) for number in range(10)]
+    assert cache.used_bytes == sum(len(data) + ENTRY_OVERHEAD for data in kept if data is not None)
+    cache.clear()
+    assert (cache.used_bytes, len(cache)) == (0, 0)
+
+
+def test_the_least_recently_used_goes() -> None:
+    cache = ChunkCache(3 * (1000 + ENTRY_OVERHEAD))
+    for number in (1, 2, 3, 1, 4):
+        load(cache, number)
+    assert [number for number in range(1, 5) if cache.get(digest(number), None)] == [1, 3, 4]
+
+
+def test_a_chunk_of_another_protection_is_no_hit() -> None:
+    cache = ChunkCache(10_000)
+    load(cache, 1)
+    assert cache.get(digest(1), KEY) is None
+    assert cache.load(digest(1), KEY, lambda: b"decrypted") == b"decrypted"
+    assert cache.get(digest(1), None) is None
+
+
+def in_threads(count: int, work: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_many_threads_load_a_chunk_once() -> None:
+    cache, loads, got = ChunkCache(0), [], []
+    started = threading.Barrier(8)
+
+    def slow() -> bytes:
+        loads.append(1)
+        while not all(thread.is_alive() for thread in threading.enumerate()):
+            pass
+        time.sleep(0.05)
+        return b"x"
+
+    def ask() -> None:
+        started.wait()
+        got.append(cache.load(digest(1), None, slow))
+
+    in_threads(8, ask)
+    assert got == [b"x"] * 8
+    assert len(loads) == 1
+
+
+def test_an_error_reaches_everyone_and_is_not_kept() -> None:
+    cache, errors = ChunkCache(10_000), []
+    started = threading.Barrier(4)
+
+    def fail() -> bytes:
+        time.sleep(0.05)
+        raise ChunkMissing("gone")
+
+    def ask() -> None:
+        started.wait()
+        try:
+            cache.load(digest(1), None, fail)
+        except ChunkMissing as error:
+            errors.append(str(error))
+
+    in_threads(4, ask)
+    assert errors == ["gone"] * 4
+    assert load(cache, 1)
+
+
+def test_an_interrupted_load_is_taken_over() -> None:
+    cache = ChunkCache(10_000)
+
+    def interrupted() -> bytes:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.load(digest(1), None, interrupted)
+    assert load(cache, 1)
+
+
+def test_prefetch_loads_in_the_background_and_drops_what_is_too_much() -> None:
+    cache, gate, done = ChunkCache(100_000), threading.Event(), []
+
+    def work() -> None:
+        gate.wait()
+        done.append(1)
+        raise IntegrityError("for the reader to find")
+
+    for _ in range(100):
+        cache.prefetch(work)
+    gate.set()
+    assert cache._prefetchers is not None
+    cache._prefetchers.shutdown(wait=True)
+    assert 1 <= len(done) <= 8
+    cache.prefetch(work)
+    cache.close()
+
+
+def test_close_without_prefetch() -> None:
+    cache = ChunkCache(1000)
+    load(cache, 1, 100)
+    cache.close()
+    assert len(cache) == 0
