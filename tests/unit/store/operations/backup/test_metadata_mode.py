@@ -211,6 +211,7 @@ def test_a_signature_that_is_wrong_or_gone(vault: Vault, filled: Path) -> None:
         assert len(vault.warnings) == 1
 
 
+@pytest.mark.expect_warnings
 def test_a_manifest_of_another_snapshot(vault: Vault, filled: Path) -> None:
     back_up(vault, filled, encrypted=True)
     old = vault.datastore.read_manifest(ROOT, vault.snapshots[-1])
