@@ -36,7 +36,12 @@ def _root() -> str:
     return "" if os.geteuid() == 0 else "not root"
 
 
-PROBES = {"fuse": _fuse, "nbd": _nbd, "qemu": _qemu, "root": _root}
+def _loop() -> str:
+    """Loop devices: root only."""
+    return _root() or _runs("losetup", "--find")
+
+
+PROBES = {"fuse": _fuse, "nbd": _nbd, "qemu": _qemu, "root": _root, "loop": _loop}
 
 
 @cache

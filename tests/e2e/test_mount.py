@@ -233,9 +233,7 @@ class TestProtection:
         with snapshot(datastore, f"host/h/{TIME}") as builder:
             builder.split_tree("root", tree)
             builder.image("disk.img", bytes(4096))
-        tmp_path.chmod(0o755)
-        for parent in tmp_path.parents[:3]:
-            parent.chmod(0o755)
+        open_the_way(tmp_path)
         with mounted(repository, tmp_path / "m", "-o", "allow_other") as mount:
             top = mount / "host/h/latest"
             assert as_nobody("cat", top / "root.pxar/open") == b"hello"
@@ -502,24 +500,28 @@ class TestStarting:
         self, datastore: Datastore, repository: Path, tmp_path: Path
     ) -> None:
         """Through fusermount3, and umount the same way."""
-        if not Path("/dev/fuse").stat().st_mode & 0o002:
-            pytest.skip("/dev/fuse is closed to ordinary users here")
         with snapshot(datastore, f"vm/1/{TIME}") as builder:
             builder.blob("a.conf", b"x")
-        subprocess.run(["chown", "-R", "nobody", tmp_path], check=True)
-        for parent in (tmp_path, *tmp_path.parents[:3]):
-            parent.chmod(0o755)
+        give_to_nobody(tmp_path)
         there = tmp_path / "m"
         there.mkdir()
         shutil.chown(there, "nobody")
-        program = [sys.executable, "-m", "store.cli.main"]
-        log = ["--log", str(tmp_path / "log")]
-        as_nobody(*program, "mount", repository, there, *log)
-        try:
-            assert as_nobody("cat", there / "vm/1/latest/a.conf") == b"x"
-        finally:
-            as_nobody(*program, "umount", there)
-        assert not there.is_mount()
+        mounted_and_back = f"""
+            $vaultway mount {repository} {there} --log {tmp_path}/log
+            cat {there}/vm/1/latest/a.conf; read=$?
+            $vaultway umount {there}; mountpoint -q {there} && exit 1
+            exit $read
+        """
+        done = with_private_fuse(tmp_path, 0o666, mounted_and_back)
+        assert (done.returncode, done.stdout) == (0, "x"), done.stderr
+
+    def test_fuse_is_closed_to_an_ordinary_user(
+        self, datastore: Datastore, repository: Path, tmp_path: Path
+    ) -> None:
+        give_to_nobody(tmp_path)
+        done = with_private_fuse(tmp_path, 0o600, f"$vaultway mount {repository} {tmp_path}/store")
+        assert (done.returncode, done.stdout) == (11, "")
+        assert done.stderr == "vaultway: /dev/fuse: Permission denied\n"
 
     def test_namespace_as_root(
         self, datastore: Datastore, repository: Path, tmp_path: Path
@@ -565,11 +567,49 @@ def wait_until(condition: object, limit_s: float = 20) -> None:
 
 
 def as_nobody(*command: object) -> bytes:
-    root = Path(__file__).parent.parent.parent
     done = subprocess.run(
-        [str(part) for part in command], user="nobody", group="nogroup", extra_groups=[], cwd=root,
+        [str(part) for part in command], user="nobody", group="nogroup", extra_groups=[], cwd="/",
         capture_output=True, check=False, env=environment({"HOME": "/tmp"}),
     )  # fmt: skip
     if done.returncode:
         raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
     return done.stdout
+
+
+def give_to_nobody(folder: Path) -> None:
+    subprocess.run(["chown", "-R", "nobody", folder], check=True)
+    open_the_way(folder)
+
+
+def open_the_way(folder: Path) -> None:
+    """Let other users reach a folder of pytest's; nothing outside of its own is touched."""
+    for place in (folder, *folder.parents):
+        if "pytest-of-" in str(place):
+            place.chmod(0o755)
+
+
+# Arguments: a scratch directory, the clone, the mode of /dev/fuse, what nobody runs. The clone is
+# put where nobody may enter; the device is made in a tmpfs, for /tmp may be mounted nodev.
+PRIVATE_FUSE = """
+    mount -t tmpfs -o mode=755 vaultway "$1"
+    mknod -m "$3" "$1/fuse" c 10 229
+    mount --bind "$1/fuse" /dev/fuse
+    mkdir "$1/clone"
+    mount --bind "$2" "$1/clone"
+    cd "$1/clone"
+    export vaultway=".venv/bin/python -m store.cli.main"
+    exec setpriv --reuid nobody --regid nogroup --clear-groups sh -c "$4"
+"""
+
+
+def with_private_fuse(folder: Path, mode: int, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script as nobody, with a /dev/fuse of its own of this mode: a machine without
+    udev keeps the real one for root."""
+    scratch = folder / "private"
+    scratch.mkdir()
+    arguments = [str(scratch), str(Path(__file__).parents[2]), f"{mode:o}", script]
+    return subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-ec", PRIVATE_FUSE, "sh",
+         *arguments],
+        capture_output=True, text=True, check=False, timeout=60, env=environment({"HOME": "/tmp"}),
+    )  # fmt: skip

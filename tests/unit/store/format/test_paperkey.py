@@ -2,7 +2,6 @@
 
 import base64
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -87,7 +86,6 @@ def test_any_bytes_have_a_code(data: bytes) -> None:
     assert render_svg(matrix).count("h1v1h-1z") == sum(map(sum, matrix))
 
 
-@pytest.mark.skipif(not shutil.which("qrencode"), reason="qrencode is not installed")
 @pytest.mark.parametrize("name", ["scrypt", "pbkdf2", "none"])
 def test_as_qrencode_draws_it(name: str) -> None:
     data = (KEYS / f"{name}.json").read_bytes()
