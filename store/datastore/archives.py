@@ -18,7 +18,6 @@ from store.names import (
     CATALOG_NAME,
     CLIENT_LOG_BLOB_NAME,
     ENCRYPTED_KEY_BLOB_NAME,
-    MANIFEST_BLOB_NAME,
     Namespace,
     Snapshot,
 )
@@ -219,5 +218,4 @@ def _user_name(filename: str) -> str:
     for extension in (SPLIT_METADATA, SPLIT_PAYLOAD):
         if filename.endswith(extension):
             return f"{filename.removesuffix(extension)}.pxar"
-    assert filename != MANIFEST_BLOB_NAME
     return filename.rpartition(".")[0]

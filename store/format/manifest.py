@@ -21,7 +21,7 @@ from typing import NoReturn, Self, TypeAlias, TypeVar
 from store.errors import FormatError, IntegrityError, InvalidName, NotFound, WrongKey
 from store.format.buffer import Buffer
 from store.format.crypt import CryptConfig
-from store.names import BackupGroup, Fingerprint, Snapshot, check_file_name
+from store.names import MANIFEST_BLOB_NAME, BackupGroup, Fingerprint, Snapshot, check_file_name
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 T = TypeVar("T", bound=JSON)
@@ -73,6 +73,8 @@ class FileInfo:
         if not 0 <= size <= MAX_SIZE:
             raise FormatError(f"size {size} is out of range")
         filename = check_file_name(_get(fields, "filename", str))
+        if filename == MANIFEST_BLOB_NAME:
+            raise FormatError("it lists itself")
         named_mode = "crypt-mode" in fields
         mode = CryptMode(_get(fields, "crypt-mode", str)) if named_mode else CryptMode.NONE
         return cls(filename, mode, size, _sha256(_get(fields, "csum", str)))

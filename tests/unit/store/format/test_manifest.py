@@ -177,6 +177,7 @@ def test_bad_fields(key: str) -> None:
     [
         ("filename", "../../etc/passwd.blob"),
         ("filename", "a.txt"),
+        ("filename", "index.json.blob"),
         ("filename", None),
         ("crypt-mode", "rot13"),
         ("crypt-mode", None),
