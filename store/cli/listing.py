@@ -3,7 +3,7 @@
 import logging
 from typing import TYPE_CHECKING, Any
 
-from store.errors import FormatError, IntegrityError
+from store.errors import FormatError, IntegrityError, NotFound
 from store.names import CLIENT_LOG_BLOB_NAME, MANIFEST_BLOB_NAME
 
 if TYPE_CHECKING:
@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 
 
 def snapshot_record(datastore: "Datastore", namespace: "Namespace", snapshot: "Snapshot") -> "Row":
-    """One element of `snapshot list`: files, owner, protection, first line of the notes."""
+    """One element of `snapshot list`: files, owner, protection, first line of the notes.
+
+    Raises NotFound: it was removed meanwhile.
+    """
     manifest = _readable_manifest(datastore, namespace, snapshot)
     files = file_records(datastore, namespace, snapshot, manifest)
     record: Row = {
@@ -24,7 +27,7 @@ def snapshot_record(datastore: "Datastore", namespace: "Namespace", snapshot: "S
         "backup-id": snapshot.group.id,
         "backup-time": snapshot.time,
         "files": files,
-        "owner": datastore.owner(namespace, snapshot.group),
+        **_owner(datastore, namespace, snapshot.group),
         "protected": datastore.is_protected(namespace, snapshot),
         "size": sum(file.get("size", 0) for file in files),
     }
@@ -70,7 +73,10 @@ def group_record(
     snapshots = datastore.list_snapshots(namespace, group)
     if not snapshots:
         return None
-    manifest = _readable_manifest(datastore, namespace, snapshots[-1])
+    try:
+        manifest = _readable_manifest(datastore, namespace, snapshots[-1])
+    except NotFound:  # removed meanwhile: look again
+        return group_record(datastore, namespace, group)
     files = file_records(datastore, namespace, snapshots[-1], manifest)
     record: Row = {
         "backup-type": group.type,
@@ -78,7 +84,7 @@ def group_record(
         "backup-count": len(snapshots),
         "last-backup": snapshots[-1].time,
         "files": sorted(file["filename"] for file in files),
-        "owner": datastore.owner(namespace, group),
+        **_owner(datastore, namespace, group),
     }
     if comment := first_line(datastore.notes(namespace, group)):
         record["comment"] = comment
@@ -88,12 +94,24 @@ def group_record(
 def _readable_manifest(
     datastore: "Datastore", namespace: "Namespace", snapshot: "Snapshot"
 ) -> "Manifest | None":
-    """None, and a warning, for a damaged one: the rest of the list is worth having."""
+    """None, and a warning, for a damaged one: the rest of the list is worth having.
+
+    Raises NotFound.
+    """
     try:
         return datastore.read_manifest(namespace, snapshot)
     except (FormatError, IntegrityError) as error:
         log.warning("%s", error)
         return None
+
+
+def _owner(datastore: "Datastore", namespace: "Namespace", group: "BackupGroup") -> "Row":
+    """The owner's field; none, and a warning, for a group that has lost it."""
+    try:
+        return {"owner": datastore.owner(namespace, group)}
+    except NotFound as error:
+        log.warning("%s; group change-owner gives it one", error)
+        return {}
 
 
 def first_line(notes: Any) -> str:  # noqa: ANN401 - JSON

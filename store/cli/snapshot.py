@@ -1,5 +1,6 @@
 """`vaultway snapshot`: list, look into, annotate, protect and forget snapshots."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from store.cli.options import (
@@ -14,8 +15,8 @@ from store.cli.options import (
     parse_group,
 )
 from store.cli.output import Column, human_size, human_time, print_json, render, render_record, say
-from store.errors import InvalidName
-from store.names import Snapshot
+from store.errors import InvalidName, NotFound
+from store.names import BackupGroup, Snapshot
 
 if TYPE_CHECKING:
     import argparse
@@ -101,13 +102,15 @@ def list_snapshots(args: "argparse.Namespace") -> None:
 
     datastore, namespace = open_repository(args), get_namespace(args)
     groups = [args.group] if args.group else sorted(datastore.list_groups(namespace))
-    found = [
-        snapshot for group in groups for snapshot in datastore.list_snapshots(namespace, group)
-    ]
-    rows = [snapshot_record(datastore, namespace, snapshot) for snapshot in found]
+    rows = []
+    for group in groups:
+        for snapshot in datastore.list_snapshots(namespace, group):
+            with suppress(NotFound):  # removed meanwhile
+                rows.append(snapshot_record(datastore, namespace, snapshot))
     if args.output_format == "text":
-        for row, snapshot in zip(rows, found, strict=True):
-            row["snapshot"] = snapshot
+        for row in rows:
+            group = BackupGroup(row["backup-type"], row["backup-id"])
+            row["snapshot"] = Snapshot(group, row["backup-time"])
             row["files"] = short_names([file["filename"] for file in row["files"]])
     columns = (
         Column("snapshot"),

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from store.datastore.datastore import Datastore
+from store.format.manifest import Manifest
+from store.names import Namespace, Snapshot
 from tests.unit.store.cli.conftest import EXPECTED, Vaultway
 
 NAMESPACES = {
@@ -184,6 +187,40 @@ def test_a_damaged_manifest_is_listed_with_a_warning(vaultway: Vaultway, writabl
     assert first["size"] == 80766540
     assert {"filename": "root.pxar.didx"} in second["files"]
     assert vaultway("snapshot", "files", "host/v1").code in {14, 15}
+
+
+@pytest.mark.expect_warnings
+def test_a_group_without_an_owner_is_listed_with_a_warning(
+    vaultway: Vaultway, writable: Path
+) -> None:
+    (writable / "host/v1/owner").unlink()
+    for noun in ("snapshot", "group"):
+        done = vaultway(noun, "list", "--output-format", "json")
+        assert done.code == 0
+        assert "host/v1 has no owner" in done.err
+        rows = json.loads(done.out)
+        assert {row["backup-id"] for row in rows if "owner" not in row} == {"v1"}
+        assert any("owner" in row for row in rows)
+
+
+def test_a_snapshot_removed_while_it_is_listed(
+    vaultway: Vaultway, writable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Datastore.read_manifest
+
+    def remove_first(self: Datastore, namespace: Namespace, snapshot: Snapshot) -> Manifest:
+        if str(snapshot) == "host/v1/2025-01-02T00:00:00Z":
+            shutil.rmtree(writable / str(snapshot), ignore_errors=True)
+        return read(self, namespace, snapshot)
+
+    monkeypatch.setattr(Datastore, "read_manifest", remove_first)
+    group = next(row for row in json_of(vaultway, "group", "list") if row["backup-id"] == "v1")
+    assert (group["backup-count"], group["last-backup"]) == (1, 1735689600)
+    shutil.copytree(
+        writable / "host/v1/2025-01-01T00:00:00Z", writable / "host/v1/2025-01-02T00:00:00Z"
+    )
+    found = json_of(vaultway, "snapshot", "list", "host/v1")
+    assert [row["backup-time"] for row in found] == [1735689600]
 
 
 def test_missing_things(vaultway: Vaultway, datastore: Path) -> None:
