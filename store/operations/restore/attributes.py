@@ -112,7 +112,8 @@ class Attributes:
                 )
             return owner == self._ids
         try:
-            os.chown(inode, *owner)
+            if isinstance(inode, str) or _owner(inode) != owner:  # looking costs less than setting
+                os.chown(inode, *owner)
         except OSError as error:
             self._warnings.tolerate(error, "owners", path)
             return False
@@ -168,3 +169,8 @@ class Attributes:
             fcntl.ioctl(file, FAT_IOCTL_SET_ATTRIBUTES, wanted.to_bytes(4, "little"))
         except OSError as error:
             self._warnings.tolerate(error, "FAT attributes", path)
+
+
+def _owner(file: int) -> tuple[int, int]:
+    found = os.fstat(file)
+    return found.st_uid, found.st_gid

@@ -10,19 +10,22 @@ while we write, can lead us elsewhere. Until a directory is complete only its re
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from store.errors import AlreadyExists, FormatError, StoreError
 from store.format.pxar.acl import DEFAULT_XATTR
 from store.format.pxar.entries import Entry, EntryKind
 from store.operations.restore.attributes import Attributes
+from store.operations.restore.background import BackgroundFiller
 from store.operations.restore.problems import Warnings, show, target_error
 from store.operations.restore.writing import write_sparse
 
 LOST_AND_FOUND = b"lost+found"
+LARGE_FILE = 256 << 10
+"""From this size on a file is filled in the background: less would cost more to hand over."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -48,6 +51,15 @@ class _Directory:
     inherits_acl: bool = False
 
 
+class _NewFile(NamedTuple):
+    """An empty file just created: its descriptor, its directory's, and what it is to become."""
+
+    file: int
+    parent: int
+    name: bytes
+    entry: Entry
+
+
 class TreeWriter:
     """Creates inodes in the order of the archive: enter a directory, its children, leave it.
 
@@ -66,11 +78,13 @@ class TreeWriter:
         self._warnings = warnings
         self._overwrite = overwrite
         self._open: list[_Directory] = []
+        self._background = BackgroundFiller()
         self.entries = 0
         self.bytes = 0
 
     def close(self) -> None:
         """Let go of all descriptors, whether the tree is complete or not."""
+        self._background.close()
         for directory in self._open[1:]:
             if directory.file >= 0:
                 os.close(directory.file)
@@ -88,6 +102,7 @@ class TreeWriter:
 
     def finish(self, *, apply: bool) -> None:
         """End with the root; `apply` its metadata to the target directory."""
+        self._background.finish()
         if apply:
             self._apply(self._root, self._open[0].entry, b".")
             self.entries += 1
@@ -115,39 +130,61 @@ class TreeWriter:
         self._open.pop()
 
     def file(self, entry: Entry, content: Iterable[memoryview], name: bytes = b"") -> None:
-        """Create a regular file. `name`.
+        """Create a regular file.
 
-        If it is not the entry's own (a hard link that became a copy).
+        `name`: if it is not the entry's own (a hard link that became a copy).
         """
         name = name or entry.name
         parent = self._here()
-        try:
-            file = self._create(parent, name, self._new_file)
-            try:
-                self._fill(file, entry, content, name)
-            except BaseException:
-                os.unlink(name, dir_fd=parent)  # no half file under a whole one's name
-                raise
-            finally:
-                os.close(file)
-        except OSError as error:
-            raise target_error(error, show(self.path(name))) from error
-        except StoreError as error:
-            error.args = (f"{show(self.path(name))}: {error}",)
-            raise
+        with _naming(lambda: self.path(name)):
+            new = _NewFile(self._create(parent, name, self._new_file), parent, name, entry)
+            if self._open[-1].inherits_acl:
+                self._attributes.drop_inherited_acl(new.file, name)
+            if entry.size < LARGE_FILE:
+                self._fill(new, content)
+            else:
+                self._fill_later(new, content)
+        self._background.check()
         self.entries += 1
         self.bytes += entry.size
 
-    def _fill(self, file: int, entry: Entry, content: Iterable[memoryview], name: bytes) -> None:
-        metadata = entry.metadata
-        if metadata.flags:
-            self._attributes.before_content(file, metadata, name)
-        size = write_sparse(file, content)
-        if size != entry.size:
-            raise FormatError(f"{size} bytes of content, not {entry.size}")
-        if self._open[-1].inherits_acl:
-            self._attributes.drop_inherited_acl(file, name)
-        self._attributes.apply(file, metadata, name)
+    def _fill_later(self, new: _NewFile, content: Iterable[memoryview]) -> None:
+        path = self.path(new.name)
+        new = new._replace(parent=os.dup(new.parent))  # by then we may have left it
+
+        def fill(pieces: Iterable[memoryview]) -> None:
+            try:
+                with _naming(lambda: path):
+                    self._fill(new, pieces)
+            finally:
+                os.close(new.parent)
+
+        self._background.fill(fill, content)
+
+    def _fill(self, new: _NewFile, content: Iterable[memoryview]) -> None:
+        """Give the empty file its content and metadata, and close it."""
+        metadata = new.entry.metadata
+        try:
+            if metadata.flags:
+                self._attributes.before_content(new.file, metadata, new.name)
+            size = write_sparse(new.file, content)
+            if size != new.entry.size:
+                raise FormatError(f"{size} bytes of content, not {new.entry.size}")
+            self._attributes.apply(new.file, metadata, new.name)
+        except BaseException:
+            self._remove(new)
+            raise
+        finally:
+            os.close(new.file)
+
+    @staticmethod
+    def _remove(new: _NewFile) -> None:
+        """Leave no half file under a whole one's name."""
+        try:
+            os.unlink(new.name, dir_fd=new.parent)
+        except PermissionError:  # filled in the background, and its directory is closed already
+            os.chmod(new.parent, 0o700)
+            os.unlink(new.name, dir_fd=new.parent)
 
     def node(self, entry: Entry) -> bool:
         """Create a symlink, device, fifo or socket.
@@ -185,6 +222,7 @@ class TreeWriter:
         Returns False where that is not possible here: no such regular file, or the file system has
         no hard links.
         """
+        self._background.finish()  # or a second name would keep what is removed if it fails
         parent = self._here()
         *directories, last = target.split(b"/")
         try:
@@ -321,3 +359,15 @@ class TreeWriter:
         with suppress(OSError):
             os.removexattr(file, os.fsdecode(DEFAULT_XATTR))
         self._attributes.drop_inherited_acl(file, b"")
+
+
+@contextmanager
+def _naming(path: Callable[[], bytes]) -> Iterator[None]:
+    """Have every error name the path in the archive."""
+    try:
+        yield
+    except OSError as error:
+        raise target_error(error, show(path())) from error
+    except StoreError as error:
+        error.args = (f"{show(path())}: {error}",)
+        raise

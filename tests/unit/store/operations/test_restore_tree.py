@@ -1,6 +1,8 @@
 import os
 import stat
 import struct
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from store.errors import (
 from store.format.pxar.acl import Acl
 from store.operations.restore import RestoreResult, restore_archive
 from store.operations.restore import tree as tree_module
+from store.operations.restore.tree import TreeWriter
+from store.operations.restore.writing import write_sparse
 from tests.unit.store.operations.handmade import (
     DIRECTORY,
     FILE,
@@ -447,6 +451,62 @@ class TestFailures:
         with pytest.raises(OutOfSpace, match=r"^a: no space left"):
             restore(builder, target)
         assert not target.exists()
+
+    def test_a_full_target_in_the_middle_of_a_large_file(
+        self, builder: Builder, target: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is filled in the background, while its directory is closed and others are made."""
+        left = threading.Event()
+
+        def full_later(file: int, pieces: Iterable[memoryview]) -> int:
+            if threading.current_thread() is threading.main_thread():
+                return write_sparse(file, pieces)
+            assert sum(map(len, pieces)) > tree_module.LARGE_FILE
+            assert left.wait(10)
+            raise OSError(28, "No space left on device")
+
+        def leave(writer: TreeWriter) -> None:
+            leave_for_real(writer)
+            left.set()
+
+        def unlink(name: bytes, *, dir_fd: int) -> None:
+            """What root may, for everybody else."""
+            if not os.fstat(dir_fd).st_mode & stat.S_IWUSR:
+                raise PermissionError(13, "Permission denied")
+            unlink_for_real(name, dir_fd=dir_fd)
+
+        builder.enter(b"d", raw=metadata(stat.S_IFDIR | 0o555))
+        builder.file(b"large", bytes(100) + os.urandom(tree_module.LARGE_FILE))
+        builder.leave()
+        builder.file(b"small", b"x")
+        leave_for_real, unlink_for_real = TreeWriter.leave, os.unlink
+        monkeypatch.setattr(tree_module, "write_sparse", full_later)
+        monkeypatch.setattr(TreeWriter, "leave", leave)
+        monkeypatch.setattr(os, "unlink", unlink)
+        with pytest.raises(OutOfSpace, match=r"^d/large: no space left"):
+            restore(builder, target)
+        assert b"d/large" not in names(target)
+
+    def test_a_large_file_with_another_name(self, builder: Builder, target: Path) -> None:
+        content = os.urandom(3 * MiB)
+        builder.file(b"large", content)
+        builder.hardlink(b"link", b"large")
+        builder.file(b"z", content)
+        assert restore(builder, target).entries == 4
+        assert (target / "link").read_bytes() == (target / "z").read_bytes() == content
+        assert (target / "link").samefile(target / "large")
+
+    def test_no_thread_outlives_a_failure(self, builder: Builder, target: Path) -> None:
+        before, descriptors = threading.active_count(), open_descriptors()
+        for number in range(5):
+            builder.file(b"%d" % number, os.urandom(MiB))
+        reader = builder.snapshot()
+        metadata_stream, payload = reader.trees["root.pxar"]  # type: ignore[attr-defined]
+        (payload or metadata_stream).broken_at = int(3.5 * MiB)
+        with pytest.raises(IntegrityError, match=r"^3: root.*incomplete tree$"):
+            restore_archive(reader, "root.pxar", str(target))
+        assert names(target) == [b"0", b"1", b"2"]
+        assert (threading.active_count(), open_descriptors()) == (before, descriptors)
 
     def test_a_cut_archive(self, target: Path) -> None:
         builder = Builder(split=False)
