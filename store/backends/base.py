@@ -21,6 +21,9 @@ from store.errors import (
 )
 from store.format.buffer import Buffer
 
+MAX_READ = 256 << 20
+"""Bytes: more than anything has that is read whole (the largest is a blob of 128 MiB)."""
+
 RETRYABLE = frozenset((errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT))
 
 
@@ -111,7 +114,7 @@ class Backend(Protocol):
         """Size and fill of the storage."""
 
     def read(self, name: str) -> bytes:
-        """The whole object."""
+        """The whole object. Raises FormatError over MAX_READ: that size is damage, or an attack."""
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         """At most `size` bytes from `offset`, fewer at the end of the object."""

@@ -11,11 +11,11 @@ from mmap import PROT_READ, mmap
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from store.backends.base import Listed, ObjectStat, Space, storage_error
+from store.backends.base import MAX_READ, Listed, ObjectStat, Space, storage_error
 from store.backends.local_create import create_layout
 from store.backends.local_files import FileWriter, LocalTemporaryFile, sync_directory
 from store.backends.local_locks import HeldLocks, lock_file, lock_path, lock_record
-from store.errors import BackendError, NotFound
+from store.errors import BackendError, FormatError, NotFound
 from store.format.buffer import Buffer
 
 DIRECTORY_MODE = 0o755
@@ -175,7 +175,7 @@ class LocalBackend:
         path = self._path(name)
         try:
             with os.scandir(path) as entries:
-                return [Listed(entry.name, entry.is_dir(follow_symlinks=True)) for entry in entries]
+                return [Listed(entry.name, _is_directory(entry)) for entry in entries]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -268,10 +268,22 @@ class LocalBackend:
             self._descriptor = -1
 
 
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one or a symlink to one. A symlink that leads nowhere hides no other entry."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        if entry.is_symlink():
+            return False
+        raise
+
+
 def _read_file(path: str) -> bytes:
     descriptor = os.open(path, READ_FLAGS)
     try:
         size = _regular_size(descriptor, path)
+        if size > MAX_READ:
+            raise FormatError(f"{path}: {size} bytes, more than any such file has")
         data = os.read(descriptor, size)
         return data if len(data) == size else _read_rest(descriptor, data, size, path)
     finally:

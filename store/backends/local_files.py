@@ -80,7 +80,7 @@ class FileWriter:
             finally:
                 os.close(descriptor)
             if exclusive:
-                self._link(temporary, path, parts)
+                self._link(temporary, path, parts, durable=durable)
             else:
                 os.rename(temporary, path)
         except BaseException:
@@ -96,7 +96,7 @@ class FileWriter:
             with suppress(FileExistsError):
                 return temporary, self.open_new(temporary)
 
-    def _link(self, temporary: str, path: str, parts: Sequence[Buffer]) -> None:
+    def _link(self, temporary: str, path: str, parts: Sequence[Buffer], *, durable: bool) -> None:
         """Move `temporary` to `path` unless something is there.
 
         File systems without hard links create in place.
@@ -106,12 +106,20 @@ class FileWriter:
         except OSError as error:
             if error.errno not in NO_HARD_LINKS:
                 raise
-            descriptor = self.open_new(path)
-            try:
-                write_all(descriptor, parts)
-            finally:
-                os.close(descriptor)
+            self._create(path, parts, durable=durable)
         os.unlink(temporary)
+
+    def _create(self, path: str, parts: Sequence[Buffer], *, durable: bool) -> None:
+        descriptor = self.open_new(path)
+        try:
+            write_all(descriptor, parts)
+            if durable:
+                os.fsync(descriptor)
+        except BaseException:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(descriptor)
 
 
 class LocalTemporaryFile:

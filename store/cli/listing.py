@@ -3,7 +3,7 @@
 import logging
 from typing import TYPE_CHECKING, Any
 
-from store.errors import FormatError, IntegrityError, NotFound
+from store.errors import NotFound, StoreError
 from store.names import CLIENT_LOG_BLOB_NAME, MANIFEST_BLOB_NAME
 
 if TYPE_CHECKING:
@@ -94,22 +94,24 @@ def group_record(
 def _readable_manifest(
     datastore: "Datastore", namespace: "Namespace", snapshot: "Snapshot"
 ) -> "Manifest | None":
-    """None, and a warning, for a damaged one: the rest of the list is worth having.
+    """None, and a warning, for one that cannot be read: the rest of the list is worth having.
 
     Raises NotFound.
     """
     try:
         return datastore.read_manifest(namespace, snapshot)
-    except (FormatError, IntegrityError) as error:
+    except NotFound:
+        raise
+    except StoreError as error:
         log.warning("%s", error)
         return None
 
 
 def _owner(datastore: "Datastore", namespace: "Namespace", group: "BackupGroup") -> "Row":
-    """The owner's field; none, and a warning, for a group that has lost it."""
+    """The owner's field; none, and a warning, where it is lost or cannot be read."""
     try:
         return {"owner": datastore.owner(namespace, group)}
-    except NotFound as error:
+    except StoreError as error:
         log.warning("%s; group change-owner gives it one", error)
         return {}
 

@@ -12,14 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from store.backends import local_files
 from store.backends.local import LocalBackend
 from store.backends.local_files import temporary_path
 from store.errors import (
     AlreadyExists,
     BackendError,
+    FormatError,
     InvalidName,
     Locked,
     NotFound,
+    OutOfSpace,
     PermissionDenied,
 )
 from tests.fakes.datastores import bare_backend
@@ -137,11 +140,48 @@ def test_a_chunk_that_is_no_file(tmp_path: Path) -> None:
     assert not found.is_regular
 
 
+def test_an_absurd_size_is_not_read(tmp_path: Path) -> None:
+    backend = bare_backend(tmp_path)
+    (tmp_path / "vast").touch()
+    os.truncate(tmp_path / "vast", 3 << 40)
+    with pytest.raises(FormatError, match=r"vast: 3298534883328 bytes"):
+        backend.read("vast")
+    assert backend.read_range("vast", 1 << 40, 2) == bytes(2)
+
+
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     backend = bare_backend(tmp_path / "store")
     with pytest.raises(BackendError):
         backend.create_temporary("x.fidx", "x.tmp_fidx", 1 << 55)
     assert not list((tmp_path / "store").glob("x*"))
+
+
+def test_without_hard_links_an_exclusive_file_is_whole_or_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = bare_backend(tmp_path)
+
+    def no_hard_links(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no hard links here")
+
+    def full_disk(descriptor: int, parts: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "link", no_hard_links)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    backend.write("owner", (b"root@pam\n",), exclusive=True, durable=True)
+    assert len(synced) == 3  # the temporary file, the file, its directory
+    with pytest.raises(AlreadyExists):
+        backend.write("owner", (b"me@pbs\n",), exclusive=True)
+    assert backend.read("owner") == b"root@pam\n"
+    real = local_files.write_all
+    calls = iter((real, full_disk))
+    monkeypatch.setattr(local_files, "write_all", lambda *a: next(calls)(*a))
+    with pytest.raises(OutOfSpace):
+        backend.write("other", (b"x",), exclusive=True)
+    assert backend.stat("other") is None
+    assert {path.name for path in tmp_path.iterdir()} == {".chunks", ".lock", "owner"}
 
 
 def test_a_stale_file_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,3 +297,12 @@ def test_store_lock_meets_the_record_lock_of_pbs(
             [*command[:-1], "gc"], input="", capture_output=True, text=True, check=True
         )
         assert answer.stdout == "refused\n"
+
+
+def test_a_symlink_that_leads_nowhere_hides_no_other_entry(tmp_path: Path) -> None:
+    backend = bare_backend(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "gone").symlink_to("/nonexistent")
+    (tmp_path / "there").symlink_to("/")
+    found = {entry.name: entry.is_directory for entry in backend.scan("")}
+    assert (found["loop"], found["gone"], found["there"]) == (False, False, True)
