@@ -99,11 +99,18 @@ class Beginning:
 
         None when there is none or its verification failed.
 
-        Raises AlreadyExists, InvalidName when the group has one of the same or a later time.
+        Raises AlreadyExists, InvalidName when the group has one of the same or a later time;
+        Locked when the newest is being removed.
         """
-        latest = groups.find_latest(self._backend, self._namespace, self._group)
-        if latest is None:
-            return None
+        while True:
+            latest = groups.find_latest(self._backend, self._namespace, self._group)
+            if latest is None:
+                return None
+            with suppress(NotFound):  # removed meanwhile: look again
+                return latest if self._hold(latest) else None
+
+    def _hold(self, latest: Snapshot) -> bool:
+        """Keep the newest snapshot; False when nothing may be built on it. Raises NotFound."""
         usable = not _verification_failed(self._backend, self._namespace, latest)
         if latest.time == self._snapshot.time:
             raise AlreadyExists(f"snapshot {latest} exists")
@@ -111,12 +118,11 @@ class Beginning:
             raise InvalidName(
                 f"snapshot {self._snapshot} is older than the group's newest, {latest}"
             )
-        if not usable:
-            return None
-        self.held.enter_context(
-            locks.lock_snapshot(self._backend, self._namespace, latest, exclusive=False)
-        )
-        return latest
+        if usable:
+            self.held.enter_context(
+                locks.lock_snapshot(self._backend, self._namespace, latest, exclusive=False)
+            )
+        return usable
 
     def make_directory(self) -> None:
         """Make and lock the snapshot's own directory. Raises AlreadyExists, Locked."""

@@ -60,13 +60,18 @@ def forget_snapshot(backend: Backend, namespace: Namespace, snapshot: Snapshot) 
     """
     if not groups.is_finished(backend, namespace, snapshot):
         raise manifests.missing(namespace, snapshot)
+    _remove_finished(backend, namespace, snapshot)
+    with suppress(Locked, NotFound), locks.lock_group(backend, namespace, snapshot.group):
+        remove_empty_group(backend, namespace, snapshot.group)
+
+
+def _remove_finished(backend: Backend, namespace: Namespace, snapshot: Snapshot) -> None:
+    """Remove a finished snapshot that nobody uses. Raises PermissionDenied, Locked, NotFound."""
     with locks.lock_snapshot(backend, namespace, snapshot, exclusive=True):
         if is_protected(backend, namespace, snapshot):
             raise PermissionDenied(f"snapshot {snapshot} is protected")
         with locks.lock_manifest(backend, namespace, snapshot):
             remove_snapshot_files(backend, namespace, snapshot)
-    with suppress(Locked, NotFound), locks.lock_group(backend, namespace, snapshot.group):
-        remove_empty_group(backend, namespace, snapshot.group)
 
 
 def is_protected(backend: Backend, namespace: Namespace, snapshot: Snapshot) -> bool:
@@ -122,7 +127,6 @@ def forget_group(backend: Backend, namespace: Namespace, group: BackupGroup) -> 
         if protected:
             raise PermissionDenied(f"snapshot {protected[0]} is protected")
         for snapshot in snapshots:
-            with locks.lock_snapshot(backend, namespace, snapshot, exclusive=True):
-                remove_snapshot_files(backend, namespace, snapshot)
+            _remove_finished(backend, namespace, snapshot)
         remove_leftovers(backend, namespace, group)
         remove_empty_group(backend, namespace, group)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from store.backends.memory import MemoryBackend
+from store.datastore import locks
 from store.datastore.datastore import Datastore
 from store.errors import AlreadyExists, InvalidName, Locked, NotFound, PermissionDenied
 from store.format.manifest import Manifest
@@ -204,6 +205,23 @@ def test_a_snapshot_that_is_read_stays(store: Datastore) -> None:
         store.set_protected(ROOT, snapshot(1), True)
     with pytest.raises(NotFound):
         store.lock_snapshot_shared(ROOT, snapshot(2))
+
+
+def test_a_manifest_that_is_changed_stays(
+    store: Datastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "MANIFEST_TIMEOUT_S", 0.02)
+    what = snapshot(1)
+    write_snapshot(store, what)
+    with locks.lock_manifest(store.backend, ROOT, what):
+        for remove in (
+            lambda: store.forget_group(ROOT, GROUP),
+            lambda: store.forget_snapshot(ROOT, what),
+        ):
+            with pytest.raises(Locked):
+                remove()
+    assert store.list_snapshots(ROOT, GROUP) == [what]
+    store.forget_group(ROOT, GROUP)
 
 
 def test_a_group_with_something_else_in_it_keeps_its_owner(

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from store.backends.base import Backend
 from store.backends.memory import MemoryBackend
+from store.datastore import groups
 from store.datastore.datastore import Datastore
 from store.datastore.snapshots import SyncLevel
 from store.errors import (
@@ -139,6 +141,24 @@ def test_nothing_is_built_on_a_snapshot_that_failed_verification(datastore: Data
     )
     with datastore.begin_snapshot(ROOT, snapshot(4)) as writer:
         assert writer.previous is None
+
+
+def test_the_newest_is_removed_while_the_next_begins(
+    datastore: Datastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_snapshot(datastore, snapshot(1))
+    write_snapshot(datastore, snapshot(2))
+    find = groups.find_latest
+
+    def find_and_lose(*where: Any) -> Snapshot | None:
+        monkeypatch.undo()
+        found = find(*where)
+        datastore.forget_snapshot(ROOT, snapshot(2))
+        return found
+
+    monkeypatch.setattr(groups, "find_latest", find_and_lose)
+    with datastore.begin_snapshot(ROOT, snapshot(3)) as writer:
+        assert writer.previous == snapshot(1)
 
 
 @pytest.mark.expect_warnings
