@@ -1,6 +1,7 @@
 """What PBS's client printed for the golden datastore, we print for it."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,21 @@ def test_a_damaged_manifest_is_listed_with_a_warning(vaultway: Vaultway, writabl
     assert first["size"] == 80766540
     assert {"filename": "root.pxar.didx"} in second["files"]
     assert vaultway("snapshot", "files", "host/v1").code in {14, 15}
+
+
+@pytest.mark.expect_warnings
+@pytest.mark.parametrize("name", ["index.json.blob", "../owner"])
+def test_a_file_that_cannot_be_read_does_not_end_a_list(
+    vaultway: Vaultway, writable: Path, name: str
+) -> None:
+    path = writable / "host/v1/2025-01-02T00:00:00Z" / name
+    path.unlink()
+    os.mkfifo(path)
+    for noun in ("snapshot", "group"):
+        done = vaultway(noun, "list", "--output-format", "json")
+        assert done.code == 0
+        assert "host/v1" in done.err
+        assert {row["backup-id"] for row in json.loads(done.out)} > {"v1", "split"}
 
 
 @pytest.mark.expect_warnings
