@@ -88,7 +88,7 @@ def measure(arguments: argparse.Namespace, work: Path, rows: set[str]) -> list[d
     bench.prepare()
     for number in range(arguments.rounds):
         print(f"round {number + 1} of {arguments.rounds}", flush=True)
-        bench.round()
+        bench.round(number)
     return list(bench.samples.results())
 
 
