@@ -128,7 +128,7 @@ def _flag(options: MountOptions, name: str) -> MountOptions:
         case "default_permissions":
             return replace(options, default_permissions=True)
         case "rw":
-            raise InvalidName("mount option rw: this version mounts read-only; leave it out")
+            raise InvalidName("mount option rw: this version mounts read-only; use ro")
         case _:
             raise InvalidName(f"mount option {name}: unknown")
 

@@ -73,7 +73,7 @@ def _add_snapshot_options(command: "argparse.ArgumentParser") -> None:
         default="filesystem",
         help="how writes are made durable (default: filesystem)",
     )
-    add("--dry-run", action="store_true", help="check everything, store nothing")
+    add("--dry-run", action="store_true", help="say what would be done, store nothing")
     add("--quiet", action="store_true", help="no progress, no summary")
 
 

@@ -16,7 +16,7 @@ from store.cli.key_files import (
     write_new,
 )
 from store.cli.key_options import add_kdf_options, add_path, new_path, protect
-from store.cli.options import KEY_HELP, add_command, add_noun, add_output_option
+from store.cli.options import KEY_HELP, add_command, add_noun, add_output_option, parse_text
 from store.cli.output import Column, human_time, render_record, say
 from store.errors import FormatError, NotFound
 
@@ -69,7 +69,7 @@ def _add_paperkey(noun: Any) -> None:  # noqa: ANN401
         "vaultway key paperkey ~/vault.json --subject web01 > paperkey.html",
     )
     add_path(command)
-    command.add_argument("--subject", metavar="TEXT", help="a first line")
+    command.add_argument("--subject", metavar="TEXT", type=parse_text, help="a first line")
     command.add_argument(
         "--output-format", choices=("html", "text"), default="html", help="default: html"
     )

@@ -10,6 +10,7 @@ from store.cli.key_files import (
     make_default_directory,
     refuse_existing,
 )
+from store.cli.options import parse_text
 from store.cli.password import get_new_password
 from store.errors import InvalidName
 
@@ -34,7 +35,9 @@ def add_kdf_options(command: "argparse.ArgumentParser") -> None:
         default="scrypt",
         help="how the passphrase protects the key; none: not at all (default: scrypt)",
     )
-    command.add_argument("--hint", metavar="TEXT", help="a reminder, readable by anyone")
+    command.add_argument(
+        "--hint", metavar="TEXT", type=parse_text, help="a reminder, readable by anyone"
+    )
 
 
 def new_path(args: "argparse.Namespace") -> Path:

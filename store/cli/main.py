@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130  # 128 + SIGINT; SIGTERM and SIGHUP end the same way
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 ENTRY_POINTS = "store.commands"
+NOUNS = ("datastore", "key", "backup", "restore", "snapshot", "group", "namespace")
 PACKAGES = ("store", "fsgateway", "blockgw")
 
 DESCRIPTION = "Open any Proxmox Backup Server datastore: back up, restore, mount, boot from it."
@@ -71,24 +74,35 @@ def main(argv: "Sequence[str] | None" = None) -> int:
 
 
 def open_standard_streams() -> None:
-    """Open what we were started without, or the next file opened would take the error messages."""
+    """Open what we were started without, or the next file opened would take the error messages.
+
+    Results are in UTF-8 wherever we run; names that are not come out as the bytes they are.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - until the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def parse(arguments: "Sequence[str]") -> argparse.Namespace:
-    """Parse the command line; --help and --version print and end the program in here."""
+    """Parse the command line; --help and --version print and end the program in here.
+
+    For `mount -t fuse.vaultway` and fstab the system calls us without a command: the repository
+    comes first.
+    """
+    if arguments and (arguments[0].startswith("/") or "://" in arguments[0]):
+        arguments = ("mount", *arguments)
     with checked_stdout():
         try:
-            return build_parser().parse_args(arguments)
+            return build_parser(*arguments[:1]).parse_args(arguments)
         except SystemExit:
             sys.stdout.flush()
             raise
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Declare all commands: our own, then those of the `store.commands` entry points."""
+def build_parser(noun: str | None = None) -> argparse.ArgumentParser:
+    """Declare the commands: those of `noun` if it is one of ours, else all there are."""
     parser = Parser(
         prog="vaultway",
         description=DESCRIPTION,
@@ -98,21 +112,26 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="print the version and exit")
     subparsers = parser.add_subparsers(dest="noun", metavar="COMMAND", required=True)
-    for add_commands in (*own_commands(), *plugged_in_commands()):
+    if noun in NOUNS:
+        declarations = [own_commands(noun)]
+    else:
+        declarations = [*map(own_commands, NOUNS), *plugged_in_commands()]
+    for add_commands in declarations:
         add_commands(subparsers)
     return parser
 
 
-def own_commands() -> "Iterator[Callable[[Any], None]]":
-    """The nouns of the store. Their modules import the heavy parts in their handlers only."""
-    from store.cli import backup, datastore, group, key, namespace, restore, snapshot
-
-    for module in (datastore, key, backup, restore, snapshot, group, namespace):
-        yield module.add_commands
+def own_commands(noun: str) -> "Callable[[Any], None]":
+    """A noun of the store, in the module of its name, which imports heavy parts when it runs."""
+    declare: Callable[[Any], None] = import_module(f"store.cli.{noun}").add_commands
+    return declare
 
 
 def plugged_in_commands() -> "Iterator[Callable[[Any], None]]":
-    """The gateways' commands. One that can't be imported is left out: the others must work."""
+    """The gateways' commands. One that can't be imported is left out: the others must work.
+
+    Looking for them takes as long as all else that a start does.
+    """
     from importlib.metadata import entry_points
 
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
@@ -225,8 +244,9 @@ def _terminate(number: int, frame: "FrameType | None") -> None:
 def _fail(text: str, code: int, *, debug: bool) -> int:
     if debug:
         log.debug("failed", exc_info=True)
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):  # nobody reads it, or the disk is full
         sys.stderr.write(f"vaultway: {' '.join(text.split())}\n")
+        sys.stderr.flush()
     return code
 
 

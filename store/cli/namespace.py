@@ -37,6 +37,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
     command.add_argument(
         "--max-depth",
         type=int,
+        choices=range(MAX_NAMESPACE_DEPTH + 1),
         default=MAX_NAMESPACE_DEPTH,
         metavar="N",
         help=f"levels below --ns, 0 to {MAX_NAMESPACE_DEPTH} (default: all)",

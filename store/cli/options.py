@@ -204,6 +204,15 @@ def _from_rfc3339(text: str) -> int:
     return int(time.timestamp())
 
 
+def parse_text(text: str) -> str:
+    """An argparse type: text that goes into JSON, in UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!a}: not in UTF-8") from error
+    return text
+
+
 def parse_boolean(text: str) -> bool:
     """An argparse type: PBS's spellings of true and false."""
     values = {"1": True, "on": True, "yes": True, "true": True}

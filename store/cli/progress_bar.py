@@ -1,5 +1,6 @@
 """How far an operation is, on stderr: a bar on a terminal, now and then a line elsewhere."""
 
+import contextlib
 import sys
 import threading
 import time
@@ -23,13 +24,17 @@ def make_progress(*, quiet: bool = False) -> "Progress":
 
 
 def write_line(text: str) -> None:
-    """Print a line on stderr, above the bar if there is one. Safe from any thread."""
+    """Print a line on stderr, above the bar if there is one. Safe from any thread.
+
+    A log on a full disk, or one that nobody reads any more, is no reason to end a backup.
+    """
     tqdm = sys.modules.get("tqdm")
-    if tqdm is not None:
-        tqdm.tqdm.write(text, file=sys.stderr)
-    else:
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        if tqdm is not None:
+            tqdm.tqdm.write(text, file=sys.stderr)
+        else:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
 
 
 class _Paced:

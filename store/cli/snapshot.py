@@ -13,6 +13,7 @@ from store.cli.options import (
     open_repository,
     parse_boolean,
     parse_group,
+    parse_text,
 )
 from store.cli.output import Column, human_size, human_time, print_json, render, render_record, say
 from store.errors import InvalidName, NotFound
@@ -78,7 +79,7 @@ def _add_notes(noun: Any) -> None:  # noqa: ANN401
     _add(notes, "show", show_notes, "Print the notes.", prefix="notes ")
     text = "Replace the notes; an empty text removes them."
     command = _add(notes, "update", update_notes, text, '"before the upgrade"', "notes ")
-    command.add_argument("notes", metavar="TEXT")
+    command.add_argument("notes", metavar="TEXT", type=parse_text)
 
 
 def _add_protected(noun: Any) -> None:  # noqa: ANN401

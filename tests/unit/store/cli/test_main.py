@@ -176,6 +176,64 @@ print("HEAVY", sorted(set({HEAVY!r}) & set(sys.modules)))
     assert time.perf_counter() - started < 2, "it is 0.1 s on a quiet machine"
 
 
+def test_a_command_of_ours_looks_for_no_others() -> None:
+    """That takes as long as all the rest of a start; `email` comes with it."""
+    code = f"""
+import sys
+from store.cli.main import main
+main(["key", "show", {str(KEYS / "none.json")!r}])
+print("LOADED", sorted({{"importlib.metadata", "email"}} & set(sys.modules)))
+print("NOUNS", sorted(name for name in sys.modules if name.startswith("store.cli.snap")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "LOADED []\nNOUNS []" in done.stdout
+
+
+def test_mount_calls_us_without_a_command(vaultway: Vaultway, tmp_path: Path) -> None:
+    """As `mount -t fuse.vaultway /srv/vault /mnt/vault -o ro` does."""
+    done = vaultway("/srv/vault", tmp_path / "missing", "-o", "ro,nofail")
+    assert (done.code, done.err) == (
+        10,
+        f"vaultway: mount point {tmp_path}/missing does not exist\n",
+    )
+
+
+def test_results_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    """And a name that is not comes out as it is."""
+    path = os.fsencode(tmp_path / "näm\udcffe.json")
+    for arguments, expected in (
+        (["create", path, "--kdf", "none"], path),
+        (["show", KEYS / "none.json"], "┌──".encode()),
+    ):
+        done = subprocess.run(
+            [*MAIN, "key", *arguments],
+            env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert expected in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("key", "create", "KEY", "--hint", "\udcff"),
+        ("key", "paperkey", "KEY", "--subject", "\udcff"),
+        ("snapshot", "notes", "update", "host/a", "\udcff"),
+    ],
+)
+def test_text_that_is_not_utf_8(vaultway: Vaultway, arguments: tuple[str, ...]) -> None:
+    done = vaultway(*arguments)
+    assert done.code == 2
+    assert r"'\udcff': not in UTF-8" in done.err
+
+
+def test_messages_that_nobody_can_read_change_nothing() -> None:
+    command = f"{' '.join(MAIN)} key show /nonexistent 2>/dev/full"
+    assert subprocess.run(["bash", "-c", command], check=False).returncode == 10
+
+
 def test_a_broken_gateway_does_not_break_the_rest(
     vaultway: Vaultway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Progress: few lines, right numbers, any thread."""
 
+import contextlib
 import sys
 import threading
 
@@ -107,3 +108,16 @@ def test_two_stretches_and_advances_outside(capsys: pytest.CaptureFixture[str]) 
     progress.done()
     progress.done()
     progress.advance(1)
+
+
+def test_a_log_on_a_full_disk_ends_nothing(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        write_line("warning: something")
+        progress = LineProgress()
+        progress.start(100, "B")
+        clock.now += 20
+        progress.advance(50)
+        progress.done()
+        with contextlib.suppress(OSError):
+            full.close()
