@@ -234,10 +234,10 @@ def _as_stream(target: Target) -> BinaryIO | None:
 def _as_path(target: Target) -> Path:
     """The file itself, where a symlink names it: it is replaced, not the link.
 
-    Raises InvalidName for a directory.
+    A pipe behind /dev/stdout has no other name. Raises InvalidName for a directory.
     """
     assert isinstance(target, str | os.PathLike)
-    path = Path(os.path.realpath(target))
+    path = Path(target) if _is_stream_file(Path(target)) else Path(os.path.realpath(target))
     if path.is_dir():
         raise InvalidName(f"{target}: is a directory; name a file in it")
     return path

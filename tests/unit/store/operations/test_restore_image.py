@@ -191,6 +191,16 @@ class TestImageToStream:
         thread.join()
         assert found == [IMAGE]
 
+    def test_a_pipe_without_a_name(self, reader: Any, tmp_path: Path) -> None:
+        """As behind /dev/stdout, a symlink to a pipe that has no path."""
+        behind, before = os.pipe()
+        link = tmp_path / "stdout"
+        link.symlink_to(f"/proc/self/fd/{before}")
+        restore_archive(reader, "qemu-server.conf", link)
+        os.close(before)
+        with open(behind, "rb") as pipe:
+            assert pipe.read() == BLOB
+
     def test_nobody_reads(self, reader: Any) -> None:
         reading, writing = os.pipe()
         os.close(reading)
