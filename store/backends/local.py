@@ -17,6 +17,7 @@ from store.backends.local_files import FileWriter, LocalTemporaryFile, sync_dire
 from store.backends.local_locks import HeldLocks, lock_file, lock_path, lock_record
 from store.errors import BackendError, FormatError, NotFound
 from store.format.buffer import Buffer
+from store.progress import SILENT, Progress
 
 DIRECTORY_MODE = 0o755
 CHUNK_DIRECTORY_MODE = 0o750
@@ -80,8 +81,8 @@ class LocalBackend:
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
-    def create(self) -> None:
-        create_layout(self._root)
+    def create(self, progress: Progress = SILENT) -> None:
+        create_layout(self._root, progress)
         if self._descriptor < 0:
             self._open_root()
 

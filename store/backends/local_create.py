@@ -11,19 +11,22 @@ from contextlib import suppress
 from store.backends.base import storage_error
 from store.backends.local_locks import HeldLocks, lock_path
 from store.errors import AlreadyExists, InvalidName
+from store.progress import SILENT, Progress
 
 CHUNKS = ".chunks"
 UNFINISHED_CHUNKS = ".chunks.tmp_create"
 LOCK = ".lock"
 MODE = 0o750
+CHUNK_DIRECTORIES = 0x10000
 OURS = frozenset((UNFINISHED_CHUNKS, LOCK))
 HARMLESS = frozenset(("lost+found",))
 PBS_USER = "backup"
 
 
-def create_layout(root: str) -> None:
+def create_layout(root: str, progress: Progress = SILENT) -> None:
     """Make `root` a datastore, or finish what an interrupted call began.
 
+    A disk takes seconds for its 65,536 directories: `progress` counts them.
     Raises AlreadyExists (it is one), InvalidName (it holds something else), Locked (another is
     creating it), PermissionDenied, OutOfSpace, BackendError.
     """
@@ -31,7 +34,7 @@ def create_layout(root: str) -> None:
         os.makedirs(root, 0o755, exist_ok=True)
         with HeldLocks([lock_path(root, exclusive=True, deadline=0)]):
             _check_empty(root)
-            _lay_out(root, _pbs_user())
+            _lay_out(root, _pbs_user(), progress)
     except OSError as error:
         raise storage_error(error, _whole(root, error.filename)) from error
 
@@ -54,7 +57,7 @@ def _check_empty(root: str) -> None:
         )
 
 
-def _lay_out(root: str, owner: tuple[int, int] | None) -> None:
+def _lay_out(root: str, owner: tuple[int, int] | None, progress: Progress) -> None:
     lock, unfinished = f"{root}/{LOCK}", f"{root}/{UNFINISHED_CHUNKS}"
     os.chmod(root, 0o755)  # noqa: S103 - PBS wants this mode and checks it
     with suppress(FileExistsError):
@@ -66,20 +69,22 @@ def _lay_out(root: str, owner: tuple[int, int] | None) -> None:
     with suppress(FileExistsError):
         os.mkdir(unfinished)
     parent = os.open(unfinished, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    progress.start(CHUNK_DIRECTORIES, "directories")
     try:
-        _make_chunk_directories(parent, owner)
+        _make_chunk_directories(parent, owner, progress)
     finally:
+        progress.done()
         os.close(parent)
     os.rename(unfinished, f"{root}/{CHUNKS}")
 
 
-def _make_chunk_directories(parent: int, owner: tuple[int, int] | None) -> None:
+def _make_chunk_directories(parent: int, owner: tuple[int, int] | None, progress: Progress) -> None:
     """Make `0000` to `ffff`.
 
     `chmod` only where the umask took from mkdir's mode: it would double the time.
     """
     os.chmod(".", MODE, dir_fd=parent)
-    for prefix in range(0x10000):
+    for prefix in range(CHUNK_DIRECTORIES):
         name = f"{prefix:04x}"
         with suppress(FileExistsError):
             os.mkdir(name, MODE, dir_fd=parent)
@@ -89,6 +94,7 @@ def _make_chunk_directories(parent: int, owner: tuple[int, int] | None) -> None:
             os.chmod(name, MODE, dir_fd=parent)
         if owner is not None:
             os.chown(name, *owner, dir_fd=parent)
+        progress.advance(1)
     if owner is not None:
         os.chown(".", *owner, dir_fd=parent)
 

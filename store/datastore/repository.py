@@ -7,6 +7,7 @@ from store.backends.local import LocalBackend
 from store.datastore.datastore import Datastore
 from store.datastore.pbs_host import find_datastore
 from store.errors import InvalidName, NotFound
+from store.progress import SILENT, Progress
 
 FILE_SCHEME = "file://"
 SCHEME = re.compile(r"([a-z][a-z0-9+.\-]*)://")
@@ -30,9 +31,10 @@ def open_datastore(repository: str) -> Datastore:
     return Datastore(known.name if known else path.resolve().name, backend)
 
 
-def create_datastore(repository: str) -> Datastore:
+def create_datastore(repository: str, progress: Progress = SILENT) -> Datastore:
     """Make a new datastore in an empty or missing directory, and open it.
 
+    `progress` counts directories; on a disk they take seconds.
     An interrupted call leaves something that is no datastore yet; the next call finishes it.
 
     Raises:
@@ -42,7 +44,7 @@ def create_datastore(repository: str) -> Datastore:
     """
     path = local_path(repository)
     backend = LocalBackend(str(path))
-    backend.create()
+    backend.create(progress)
     backend.close()
     return open_datastore(repository)
 

@@ -32,15 +32,33 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+class Counting:
+    """Progress that is written down."""
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    def start(self, total: int | None, unit: str) -> None:
+        self.seen.append((total, unit))
+
+    def advance(self, amount: int) -> None:
+        self.seen.append(amount)
+
+    def done(self) -> None:
+        self.seen.append("done")
+
+
 def test_create_lays_out_a_whole_datastore(tmp_path: Path) -> None:
     path = tmp_path / "store"
     (path / ".chunks.tmp_create" / "0003").mkdir(parents=True)  # an interrupted create
     (path / "lost+found").mkdir()
     umask = os.umask(0o077)
+    progress = Counting()
     try:
-        LocalBackend(str(path)).create()
+        LocalBackend(str(path)).create(progress)
     finally:
         os.umask(umask)
+    assert progress.seen == [(0x10000, "directories"), *[1] * 0x10000, "done"]
     directories = sorted(entry.name for entry in (path / ".chunks").iterdir())
     assert directories == [f"{number:04x}" for number in range(0x10000)]
     assert {mode(path / ".chunks" / name) for name in ("0000", "0003", "ffff")} == {0o750}
