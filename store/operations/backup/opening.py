@@ -8,9 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from store.errors import SourceError
-
-Inode = tuple[int, int]
-"""st_dev and st_ino."""
+from store.operations.directories import Inode
 
 _CHILD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -42,16 +40,6 @@ def open_child(name: bytes, directory: int, flags: int = 0) -> int | None:
         if error.errno in _OTHER_KIND:
             return None
         raise
-
-
-def open_parent(directory: int, inode: Inode) -> int:
-    """Open the directory around an open one. Raises OSError, also when it is not `inode`."""
-    parent = os.open("..", _DIRECTORY, dir_fd=directory)
-    info = os.fstat(parent)
-    if (info.st_dev, info.st_ino) != inode:
-        os.close(parent)
-        raise FileNotFoundError(errno.ENOENT, "is in another directory now")
-    return parent
 
 
 def is_within(path: str, directories: Collection[Inode]) -> bool:

@@ -27,7 +27,7 @@ from store.operations.backup.catalog import CatalogFile
 from store.operations.backup.chunks import ChunkPool, ChunkWriter, IndexedSink
 from store.operations.backup.content import read_small_file
 from store.operations.backup.image import backup_image
-from store.operations.backup.opening import Inode, inode_of
+from store.operations.backup.opening import inode_of
 from store.operations.backup.previous import PreviousTree, open_previous
 from store.operations.backup.request import (
     BackupRequest,
@@ -37,6 +37,7 @@ from store.operations.backup.request import (
 )
 from store.operations.backup.reuse import PayloadReuse
 from store.operations.backup.walk import TreeWalker, WalkReport
+from store.operations.directories import Inode
 from store.progress import SILENT, Progress
 
 Warn = Callable[[str], None]

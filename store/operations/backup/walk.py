@@ -22,21 +22,14 @@ from store.operations.backup.content import FileCopier
 from store.operations.backup.inode import FileSystem, FileSystems, encode_plain
 from store.operations.backup.links import LinkTable
 from store.operations.backup.listing import DIRECTORY, FILE, KIND_SIZE, OTHER, has_file, read_names
-from store.operations.backup.opening import (
-    Inode,
-    is_within,
-    open_child,
-    open_directory,
-    open_parent,
-)
+from store.operations.backup.opening import is_within, open_child, open_directory
 from store.operations.backup.previous import NOTHING, OldDirectory, PreviousTree
+from store.operations.directories import OPEN_DIRECTORIES, Inode, open_parent
 from store.progress import Progress
 
 EXCLUDE_FILE = b".pxarexclude"
 EXCLUDE_CLI_FILE = b".pxarexclude-cli"
 MAX_EXCLUDE_FILE = 16 << 20
-OPEN_DIRECTORIES = 256
-"""The innermost directories of which descriptors are kept, however deep the tree is."""
 TICK_NS = 20_000_000
 """Two writes this far apart get different times: twice the slowest kernel clock tick."""
 

@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 from store.errors import AlreadyExists, FormatError, StoreError
 from store.format.pxar.acl import DEFAULT_XATTR
 from store.format.pxar.entries import Entry, EntryKind
+from store.operations.directories import OPEN_DIRECTORIES, Inode, inode_of_file, open_parent
 from store.operations.restore.attributes import Attributes
 from store.operations.restore.background import BackgroundFiller
 from store.operations.restore.problems import Warnings, show, target_error
@@ -43,12 +44,22 @@ Made = TypeVar("Made")
 
 @dataclass(slots=True)
 class _Directory:
-    """A directory on the way to where we are. `file` is -1 until something below it is restored."""
+    """A directory on the way to where we are, made when something below it is restored.
+
+    `inode` is None before that. `file` is -1 then, and while many others are open below it.
+    """
 
     name: bytes
     entry: Entry
-    file: int
+    file: int = -1
+    inode: Inode | None = None
     inherits_acl: bool = False
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1
 
 
 class _NewFile(NamedTuple):
@@ -86,8 +97,7 @@ class TreeWriter:
         """Let go of all descriptors, whether the tree is complete or not."""
         self._background.close()
         for directory in self._open[1:]:
-            if directory.file >= 0:
-                os.close(directory.file)
+            directory.close()
         self._open.clear()
 
     def path(self, name: bytes = b"") -> bytes:
@@ -97,8 +107,8 @@ class TreeWriter:
 
     def begin(self, entry: Entry) -> None:
         """Start with the archive's root, which becomes the target directory itself."""
-        inherits = self._has_default_acl(self._root)
-        self._open.append(_Directory(b"", entry, self._root, inherits_acl=inherits))
+        inode, inherits = inode_of_file(self._root), self._has_default_acl(self._root)
+        self._open.append(_Directory(b"", entry, self._root, inode, inherits))
 
     def finish(self, *, apply: bool) -> None:
         """End with the root; `apply` its metadata to the target directory."""
@@ -113,21 +123,29 @@ class TreeWriter:
 
         Without `create` it comes into being only when something below it does.
         """
-        self._open.append(_Directory(entry.name, entry, -1))
+        self._open.append(_Directory(entry.name, entry))
         if create:
             self._here()
 
     def leave(self) -> None:
         """Give the directory its metadata, now that nothing more comes into it."""
         directory = self._open[-1]
-        if directory.file >= 0:
+        if directory.inode is not None:
             try:
+                self._reopen(self._open[-2], directory.file)
                 self._apply(directory.file, directory.entry, self.path())
             finally:
-                os.close(directory.file)
-                directory.file = -1
+                directory.close()
             self.entries += 1
         self._open.pop()
+
+    def _reopen(self, directory: _Directory, child: int) -> None:
+        """Get the descriptor of a directory back, from one in it, while we may still look there."""
+        if directory.file < 0 and directory.inode is not None:
+            try:
+                directory.file = open_parent(child, directory.inode)
+            except OSError as error:
+                raise target_error(error, show(self.path())) from error
 
     def file(self, entry: Entry, content: Iterable[memoryview], name: bytes = b"") -> None:
         """Create a regular file.
@@ -252,10 +270,12 @@ class TreeWriter:
 
     def _here(self) -> int:
         """Descriptor of the directory we are in, created now if it is not there yet."""
-        if self._open[-1].file < 0:
-            missing = next(i for i, directory in enumerate(self._open) if directory.file < 0)
+        if self._open[-1].inode is None:
+            missing = next(i for i, directory in enumerate(self._open) if directory.inode is None)
             for depth in range(missing, len(self._open)):
                 self._make_directory(self._open[depth - 1], self._open[depth], depth)
+                if depth > OPEN_DIRECTORIES:
+                    self._open[depth - OPEN_DIRECTORIES].close()
         return self._open[-1].file
 
     def _make_directory(self, parent: _Directory, directory: _Directory, depth: int) -> None:
@@ -275,6 +295,7 @@ class TreeWriter:
                 directory.inherits_acl = existed and self._has_default_acl(file)
                 if directory.entry.metadata.flags:
                     self._attributes.before_content(file, directory.entry.metadata, name)
+                directory.inode = inode_of_file(file)
             except BaseException:
                 os.close(file)
                 raise

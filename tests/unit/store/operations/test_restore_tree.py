@@ -544,6 +544,56 @@ class TestFailures:
         assert open_descriptors() == before
 
 
+@pytest.mark.parametrize("patterns", [[], ["*"], ["deepest"]], ids=["all", "every name", "one"])
+def test_a_deep_tree_takes_few_descriptors(
+    builder: Builder, target: Path, monkeypatch: pytest.MonkeyPatch, patterns: list[str]
+) -> None:
+    monkeypatch.setattr(tree_module, "OPEN_DIRECTORIES", 5)
+    most = open_descriptors() + 5 + 10
+    highest: list[int] = []
+    make = TreeWriter._new_file
+
+    def count_and_make(name: bytes, parent: int) -> int:
+        highest.append(open_descriptors())
+        return make(name, parent)
+
+    monkeypatch.setattr(TreeWriter, "_new_file", staticmethod(count_and_make))
+    for _ in range(40):
+        builder.enter(b"d", metadata(DIRECTORY & ~0o333))
+    builder.file(b"deepest", b"x")
+    for depth in reversed(range(40)):
+        builder.leave()
+        builder.file(b"later", b"%d" % depth)
+    restore(builder, target, *patterns)
+    assert max(highest) <= most
+    assert (target / ("d/" * 40) / "deepest").read_bytes() == b"x"
+    if "deepest" not in patterns:
+        for depth in range(40):
+            assert (target / ("d/" * depth) / "later").read_bytes() == b"%d" % depth
+    assert stat.S_IMODE((target / "d/d").stat().st_mode) == DIRECTORY & 0o777 & ~0o333
+
+
+def test_a_directory_moved_meanwhile_is_not_followed(
+    builder: Builder, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree_module, "OPEN_DIRECTORIES", 2)
+    make = TreeWriter._new_file
+
+    def move_and_make(name: bytes, parent: int) -> int:
+        (target.parent / "elsewhere").mkdir()
+        (target / "d/d/d/d").rename(target.parent / "elsewhere/d")
+        return make(name, parent)
+
+    monkeypatch.setattr(TreeWriter, "_new_file", staticmethod(move_and_make))
+    for _ in range(5):
+        builder.enter(b"d")
+    builder.file(b"deepest", b"x")
+    for _ in range(5):
+        builder.leave()
+    with pytest.raises(StoreError, match="is in another directory now"):
+        restore(builder, target)
+
+
 def test_directory_modes_come_last(builder: Builder, target: Path) -> None:
     """A directory nobody may write to still gets its children."""
     builder.enter(b"locked", metadata(DIRECTORY & ~0o222))
