@@ -25,7 +25,7 @@ mount options (-o, separated by commas):
   ns=, keyfile=, log=   as --ns, --keyfile and --log, for fstab
   noatime, nodev, ...   as for every mount; ro is always on
 
-in /etc/fstab, with `vaultway` in root's PATH (also: mount -t fuse.vaultway -o ro,...):
+in /etc/fstab, with a link /usr/local/bin/vaultway (also: mount -t fuse.vaultway -o ro,...):
   /srv/backup  /mnt/vault  fuse.vaultway  ro,nofail,allow_other,keyfile=/etc/vault.json  0  0
 
 what is there:
