@@ -1,22 +1,29 @@
 """The program as a user runs it: `.venv/bin/vaultway` in a child, its mounts and its exports."""
 
+import atexit
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAM = Path(sys.executable).parent / "vaultway"
 TIMEOUT_S = 240
+STATE = tempfile.mkdtemp(prefix="vaultway-state-")
+"""For the logs of mounts, where there is no syslog: not in the home of who runs the tests."""
+atexit.register(shutil.rmtree, STATE, ignore_errors=True)
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Ours without what may steer the program from outside, plus `extra`."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PBS_", "VAULTWAY_"))}
     # No default key of the person who runs the tests.
-    return inherited | {"XDG_CONFIG_HOME": "/nonexistent", "LC_ALL": "C.UTF-8"} | dict(extra or {})
+    ours = {"XDG_CONFIG_HOME": "/nonexistent", "XDG_STATE_HOME": STATE, "LC_ALL": "C.UTF-8"}
+    return inherited | ours | dict(extra or {})
 
 
 def run(
