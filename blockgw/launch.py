@@ -39,7 +39,7 @@ NBDKIT_PREFIX = re.compile(
     r"nbdkit: (?:python[.\[]\d+\]?: )?(?:error: )?(?:\S*plugin\.py: \w+: error: )?"
 )
 CLIENT_LEFT = re.compile(r"error: .*(Connection reset by peer|Broken pipe|Bad file descriptor)")
-SECRETS = re.compile(r"PBS_(ENCRYPTION_)?PASSWORD(_FD|_FILE|_CMD)?")
+SECRETS = re.compile(r"PBS_(\w+_)?PASSWORD(_FD|_FILE|_CMD)?")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ def test_no_secret_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
         "PBS_ENCRYPTION_PASSWORD_CMD",
         "PBS_PASSWORD",
         "PBS_PASSWORD_FD",
+        "PBS_NEW_ENCRYPTION_PASSWORD",
+        "PBS_MASTER_PASSWORD_FILE",
     ):
         monkeypatch.setenv(name, "canary")
     monkeypatch.setenv("PBS_NAMESPACE", "stays")
