@@ -4,6 +4,7 @@ import hashlib
 import re
 
 from store.backends.base import Backend, Lock
+from store.errors import NotFound
 from store.names import MANIFEST_BLOB_NAME, BackupGroup, Namespace, Snapshot, format_backup_time
 
 MANIFEST_TIMEOUT_S = 5.0
@@ -35,7 +36,11 @@ def lock_name(namespace: Namespace, path: str) -> str:
 
 def lock_group(backend: Backend, namespace: Namespace, group: BackupGroup) -> Lock:
     """Keep all other writers out of a group. Raises Locked, NotFound."""
-    return backend.lock(group.path(namespace), group_locks(namespace, group), exclusive=True)
+    try:
+        return backend.lock(group.path(namespace), group_locks(namespace, group), exclusive=True)
+    except NotFound as error:
+        where = f" in namespace {namespace}" if namespace.components else ""
+        raise NotFound(f"backup group {group} does not exist{where}") from error
 
 
 def group_locks(namespace: Namespace, group: BackupGroup) -> tuple[str, ...]:

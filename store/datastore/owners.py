@@ -9,7 +9,7 @@ from store.names import BackupGroup, Namespace
 OWNER = "owner"
 DEFAULT_OWNER = "root@pam"
 AUTH_ID = re.compile(
-    r"[^\s:/@!\x00-\x1f]+@[A-Za-z0-9_][A-Za-z0-9._\-]*(![A-Za-z0-9_][A-Za-z0-9._\-]*)?"
+    r"[^\s:/\x00-\x1f\x7f]+@[A-Za-z0-9_][A-Za-z0-9._\-]*(![A-Za-z0-9_][A-Za-z0-9._\-]*)?"
 )
 
 

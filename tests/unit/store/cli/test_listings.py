@@ -239,6 +239,13 @@ def test_a_snapshot_removed_while_it_is_listed(
     assert [row["backup-time"] for row in found] == [1735689600]
 
 
+@pytest.mark.parametrize("arguments", [("forget",), ("change-owner", "me@pbs")])
+def test_no_such_group(vaultway: Vaultway, datastore: Path, arguments: tuple[str, ...]) -> None:
+    verb, *owner = arguments
+    done = vaultway("group", verb, "vm/999", *owner, "--ns", "prod")
+    assert done == (10, "", "vaultway: backup group vm/999 does not exist in namespace prod\n")
+
+
 def test_missing_things(vaultway: Vaultway, datastore: Path) -> None:
     for arguments in (
         ("snapshot", "files", "host/none"),

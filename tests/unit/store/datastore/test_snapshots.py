@@ -184,6 +184,9 @@ def test_owners(datastore: Datastore) -> None:
             datastore.begin_snapshot(ROOT, snapshot(5), owner=other)
     with pytest.raises(InvalidName):
         datastore.begin_snapshot(ROOT, snapshot(5), owner="alice")
+    # A user of an Active Directory may have an @ in his name, as PBS has it.
+    datastore.change_owner(ROOT, GROUP, "bob@example.com@ad!token")
+    assert datastore.owner(ROOT, GROUP) == "bob@example.com@ad!token"
     datastore.change_owner(ROOT, GROUP, "bob@pbs")
     assert datastore.owner(ROOT, GROUP) == "bob@pbs"
     write_snapshot(datastore, snapshot(5), owner="bob@pbs")
