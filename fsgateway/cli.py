@@ -131,9 +131,10 @@ def _work(
 
 def _refuse_to_hide(repository: str, mountpoint: Path) -> None:
     """A mount over its own datastore would read itself."""
+    from fsgateway.mountpoints import resolved
     from store.datastore.repository import local_path
 
-    path = local_path(repository).resolve()
+    path = resolved(local_path(repository))
     if path == mountpoint or mountpoint in path.parents:
         raise InvalidName(f"mount point {mountpoint}: would hide the datastore {path}")
 

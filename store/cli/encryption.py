@@ -102,7 +102,19 @@ def load_backup_keys(args: "argparse.Namespace") -> BackupKeys:
     if mode is not CryptMode.ENCRYPT and master_path is None:
         return BackupKeys(mode, key, key_file)
     path = Path(master_path) if master_path is not None else find_default(DEFAULT_MASTER_KEY_NAME)
-    return BackupKeys(mode, key, key_file, None if path is None else read_key_text(path))
+    return BackupKeys(mode, key, key_file, None if path is None else _read_master_key(path))
+
+
+def _read_master_key(path: Path) -> bytes:
+    """Return a checked master public key, for a backup must not fail of it at its end."""
+    from store.format.keys import load_master_public_key
+
+    pem = read_key_text(path)
+    try:
+        load_master_public_key(pem)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
+    return pem
 
 
 def _find_key(args: "argparse.Namespace") -> tuple[KeyText | None, bool]:
@@ -139,7 +151,7 @@ def _unlock(found: KeyText) -> "tuple[KeyFile, CryptConfig]":
     try:
         key_file = KeyFile.decode(found.text)
         return key_file, unlock(key_file)
-    except (FormatError, IntegrityError) as error:
+    except (FormatError, IntegrityError, KeyRequired) as error:
         raise type(error)(f"{found.source}: {error}") from error
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from store.backends.base import storage_error
 from store.backends.local import LocalBackend
 from store.datastore.datastore import Datastore
 from store.datastore.pbs_host import find_datastore
@@ -24,8 +25,11 @@ def open_datastore(repository: str) -> Datastore:
         PermissionDenied, BackendError: the storage says so.
     """
     path = local_path(repository)
-    if not path.exists():
-        raise NotFound(f"{path} does not exist")
+    try:
+        if not path.exists():
+            raise NotFound(f"{path} does not exist")
+    except OSError as error:
+        raise storage_error(error, str(path)) from error
     known = find_datastore(str(path))
     backend = LocalBackend(str(path), pbs_lock_directory=known.lock_directory if known else None)
     return Datastore(known.name if known else path.resolve().name, backend)

@@ -1,9 +1,11 @@
 """Restoring one archive of a snapshot: the one function that callers need."""
 
+import errno
 import os
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -131,6 +133,7 @@ def _restore_tree(
 ) -> TreeWriter:
     if target == STDOUT or not isinstance(target, str | os.PathLike):
         raise InvalidName(f"{name}: a tree needs a directory to be restored to, not a stream")
+    _check_target(target)
     selection = Selection(patterns) if patterns else None
     metadata, payload = reader.open_streams(name)
     root, created = _open_directory(Path(target), overwrite=overwrite)
@@ -237,10 +240,22 @@ def _as_path(target: Target) -> Path:
     A pipe behind /dev/stdout has no other name. Raises InvalidName for a directory.
     """
     assert isinstance(target, str | os.PathLike)
+    _check_target(target)
     path = Path(target) if _is_stream_file(Path(target)) else Path(os.path.realpath(target))
     if path.is_dir():
         raise InvalidName(f"{target}: is a directory; name a file in it")
     return path
+
+
+def _check_target(target: str | os.PathLike[str]) -> None:
+    """Raise InvalidName for what can be no path."""
+    if not os.fspath(target):
+        raise InvalidName("the target is empty; name a file or directory")
+    try:
+        os.lstat(target)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InvalidName(f"target {target}: {error.strerror}") from error
 
 
 def _is_stream_file(path: Path) -> bool:
@@ -252,8 +267,11 @@ def _is_stream_file(path: Path) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
-def _open_stream_file(path: Path) -> BinaryIO:
+@contextmanager
+def _open_stream_file(path: Path) -> Iterator[BinaryIO]:
+    """Closing writes what could not be written once more, and fails once more."""
     try:
-        return path.open("wb")
+        with path.open("wb") as output:
+            yield output
     except OSError as error:
         raise target_error(error, str(path)) from error

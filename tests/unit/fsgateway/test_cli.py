@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fsgateway import cli
+from store.errors import InvalidName, NotFound
 
 
 def parse(*arguments: str) -> argparse.Namespace:
@@ -45,3 +46,13 @@ def test_importing_the_commands_imports_no_fuse() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root
     )
     assert found.stdout == "[]\n"
+
+
+def test_a_repository_that_is_no_path_is_an_error_of_ours(tmp_path: Path) -> None:
+    loop, mountpoint = tmp_path / "loop", tmp_path / "mnt"
+    loop.symlink_to(loop)
+    mountpoint.mkdir()
+    for repository in (str(loop), f"/{'x' * 5000}"):
+        args = parse("mount", "-f", repository, str(mountpoint))
+        with pytest.raises((NotFound, InvalidName)):
+            args.handler(args)

@@ -119,6 +119,23 @@ def test_wrong_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
         load_key(parse("--keyfile", SCRYPT))
 
 
+@pytest.mark.parametrize("passphrase", ["not this one", "no", None])
+def test_the_key_file_that_does_not_open_is_named(
+    monkeypatch: pytest.MonkeyPatch, passphrase: str | None
+) -> None:
+    if passphrase is not None:
+        monkeypatch.setenv("PBS_ENCRYPTION_PASSWORD", passphrase)
+    with pytest.raises(KeyRequired, match=f"^{SCRYPT}: "):
+        load_backup_keys(parse("--keyfile", SCRYPT))
+
+
+def test_what_is_no_master_key_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "master.pem"
+    path.write_text("no PEM")
+    with pytest.raises(FormatError, match=f"^{path}: "):
+        load_backup_keys(parse("--keyfile", NONE, "--master-pubkey-file", path))
+
+
 @pytest.mark.expect_warnings
 def test_reading_without_the_default_keys_passphrase(
     tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -45,3 +45,5 @@ def test_no_datastore(tmp_path: Path) -> None:
         open_datastore(str(tmp_path / "none"))
     with pytest.raises(NotFound, match="not a datastore"):
         open_datastore(str(tmp_path))
+    with pytest.raises(InvalidName, match="name too long"):
+        open_datastore(f"/{'x' * 5000}")

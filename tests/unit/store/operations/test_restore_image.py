@@ -255,3 +255,16 @@ class TestBlob:
     def test_an_empty_one(self, reader: Any, tmp_path: Path) -> None:
         restore_archive(reader, "client.log", str(tmp_path / "a"))
         assert (tmp_path / "a").read_bytes() == b""
+
+
+def test_a_full_device_is_said_once_and_ends_cleanly(reader: Any) -> None:
+    """Closing it writes what is left in the buffer once more."""
+    with pytest.raises(OutOfSpace, match="/dev/full"):
+        restore_archive(reader, "qemu-server.conf", "/dev/full")
+
+
+@pytest.mark.parametrize("archive", ["disk.img", "qemu-server.conf"])
+@pytest.mark.parametrize("target", ["", "x" * 5000])
+def test_what_can_be_no_path(reader: Any, archive: str, target: str) -> None:
+    with pytest.raises(InvalidName, match="target"):
+        restore_archive(reader, archive, target)
