@@ -9,7 +9,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from fsgateway.hardlinks import Links, links_in_catalog, links_in_stream
+from fsgateway.hardlinks import MAX_LINKS, Links, links_in_catalog, links_in_stream
 from fsgateway.listings import Listing
 from fsgateway.readahead import Ways
 from fsgateway.tree import TreeNode
@@ -102,26 +102,36 @@ class Archive:
         Never raises StoreError.
         """
         with self._lock:
-            if self._links is None:
-                self._links = self._count_links()
-            return self._links
+            links = self._links
+            if links is None:
+                links = self._links = self._count_links()
+                self.node.view.link_budget.keep(self, links)
+            return links
+
+    def forget_links(self) -> None:
+        """They are counted again when they are asked for."""
+        self._links = None
 
     @property
     def known_links(self) -> Links | None:
-        """The counted links, None until `links` was called: for the event loop."""
+        """The counted links, None until `links` was called (again): for the event loop."""
         return self._links
 
     def _count_links(self) -> Links:
         try:
             tree = self._open()
             if tree.payload is not None:
-                return links_in_stream(tree.metadata.chunks())
-            catalog = self.node.view.open(self.node.ident).reader.catalog()
-            if catalog is None:
-                return Links()
-            return links_in_catalog(catalog, f"{self.node.name}.didx".encode(), tree.accessor)
+                links = Links(links_in_stream(tree.metadata.chunks()))
+            elif catalog := self.node.view.open(self.node.ident).reader.catalog():
+                name = f"{self.node.name}.didx".encode()
+                links = Links(links_in_catalog(catalog, name, tree.accessor))
+            else:
+                links = Links()
         except StoreError as error:
             log.warning(
                 "%s: hard links not counted, each name shows as a file of its own: %s", self, error
             )
             return Links()
+        if len(links) == MAX_LINKS:
+            log.warning("%s: hard links past %d are not counted", self, MAX_LINKS)
+        return links

@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Generic, NamedTuple, TypeVar
 
 from fsgateway.attributes import CHANGING_S
+from fsgateway.hardlinks import LinkBudget
 from store.datastore.archives import ChunkCache, IndexedStream, SnapshotReader
 from store.datastore.datastore import Datastore, DatastoreStatus
 from store.errors import KeyRequired, StoreError, WrongKey
@@ -203,6 +204,7 @@ class View:
         self.key = key
         self.cache_bytes = cache_bytes
         self.cache = ChunkCache(cache_bytes)
+        self.link_budget = LinkBudget()
         self.namespace = namespace or Namespace()
         self.started_ns = time.time_ns()
         self._open: Recent[SnapshotId, OpenSnapshot] = Recent(OPEN_SNAPSHOTS)

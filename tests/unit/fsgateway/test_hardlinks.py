@@ -1,9 +1,15 @@
 """The links of an archive are all found, wherever its chunks are cut."""
 
+import itertools
+import tracemalloc
+from collections import Counter
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsgateway.hardlinks import links_in_catalog, links_in_stream, names_of
+from fsgateway import hardlinks
+from fsgateway.hardlinks import LinkBudget, Links, links_in_catalog, links_in_stream, names_of
 from store.format.buffer import BytesReadAt
 from store.format.catalog import Catalog, CatalogWriter
 from store.format.pxar.accessor import Accessor
@@ -34,24 +40,25 @@ def test_any_split(data: st.DataObject) -> None:
     pieces = [
         stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)
     ]
-    assert links_in_stream(pieces) == expected
+    assert Counter(links_in_stream(pieces)) == expected
 
 
 def test_byte_by_byte() -> None:
     stream, expected = tree_with_links()
-    assert links_in_stream(stream[at : at + 1] for at in range(len(stream))) == expected
+    found = links_in_stream(stream[at : at + 1] for at in range(len(stream)))
+    assert Counter(found) == expected
 
 
 @given(st.binary(max_size=300), st.integers(1, 40))
 def test_garbage_does_no_harm(data: bytes, size: int) -> None:
-    links_in_stream(data[start : start + size] for start in range(0, len(data), size))
+    list(links_in_stream(data[start : start + size] for start in range(0, len(data), size)))
 
 
 def test_magic_bytes_in_an_xattr_are_no_link() -> None:
     tree = SplitTree()
     magic = bytes.fromhex("7572bd22849c2651") + bytes(40)
     tree.file(b"a", b"", encode_metadata(Metadata(0o100644, xattrs=((b"user.x", magic),))))
-    assert not links_in_stream([tree.finish()[0]])
+    assert not list(links_in_stream([tree.finish()[0]]))
 
 
 def test_v1_by_its_catalog() -> None:
@@ -71,7 +78,55 @@ def test_v1_by_its_catalog() -> None:
         catalog.other(b"h", name)
     text += catalog.end_archive() + catalog.finish()
     accessor = Accessor(BytesReadAt(archive))
-    links = links_in_catalog(Catalog(BytesReadAt(text)), b"root.pxar.didx", accessor)
-    assert links == {target: 2}
-    assert names_of(accessor.resolve(b"d/a"), links) == 3
-    assert not links_in_catalog(Catalog(BytesReadAt(text)), b"other.pxar.didx", accessor)
+    found = list(links_in_catalog(Catalog(BytesReadAt(text)), b"root.pxar.didx", accessor))
+    assert found == [target, target]
+    assert names_of(accessor.resolve(b"d/a"), Links(found)) == 3
+    assert not list(links_in_catalog(Catalog(BytesReadAt(text)), b"other.pxar.didx", accessor))
+
+
+@given(st.lists(st.integers(0, 30) | st.integers(0, 2**46)), st.integers(1, 9))
+def test_links_are_counted(targets: list[int], run: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hardlinks, "RUN", run)
+        links = Links(iter(targets))
+    assert len(links) == len(targets)
+    expected = Counter(targets)
+    for offset in {*targets, *range(31)}:
+        assert links.count(offset) == expected[offset]
+
+
+def test_links_past_the_limit_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardlinks, "MAX_LINKS", 100)
+    links = Links(itertools.count(7))
+    assert (len(links), links.count(7), links.count(106), links.count(107)) == (100, 1, 1, 0)
+
+
+def test_many_links_take_8_bytes_each() -> None:
+    tracemalloc.start()
+    links = Links(range(500_000, 0, -1))
+    now, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert links.count(1) == links.count(500_000) == 1
+    assert now < 5e6
+    assert most < 16e6
+
+
+class Rememberer:
+    def __init__(self) -> None:
+        self.forgot = 0
+
+    def forget_links(self) -> None:
+        self.forgot += 1
+
+
+def test_the_oldest_archives_forget_their_links() -> None:
+    budget = LinkBudget(limit=10)
+    first, second, third = archives = [Rememberer() for _ in range(3)]
+    budget.keep(first, Links([1] * 4))
+    budget.keep(second, Links([1] * 4))
+    budget.keep(first, Links([1] * 5))  # counted again: the newest now
+    assert [archive.forgot for archive in archives] == [0, 0, 0]
+    budget.keep(third, Links([1] * 3))
+    assert [archive.forgot for archive in archives] == [0, 1, 0]
+    budget.keep(second, Links([1] * 40))  # too many on their own are kept, alone
+    assert [archive.forgot for archive in archives] == [1, 1, 1]
