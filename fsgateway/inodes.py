@@ -81,8 +81,12 @@ class NodeTable(Generic[N]):
 class EntryTable(Generic[A]):
     """The numbers of pxar entries, and what the kernel knows of each archive."""
 
-    def __init__(self, max_archives: int = MAX_ARCHIVES) -> None:
+    def __init__(
+        self, max_archives: int = MAX_ARCHIVES, on_reuse: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_reuse` is called when a number goes to another archive: forget what it meant."""
         self._max_archives = max_archives
+        self._on_reuse = on_reuse
         self._archives: dict[int, A] = {}
         self._numbers: dict[tuple[str, ...], int] = {}
         self._lookups: dict[int, int] = {}
@@ -113,6 +117,7 @@ class EntryTable(Generic[A]):
             if not self._lookups.get(number):
                 del self._numbers[path]
                 self._archives.pop(number, None)
+                self._on_reuse()
                 return number
         raise OSError(errno.ENFILE, f"the kernel holds files of {self._max_archives} archives")
 

@@ -84,8 +84,12 @@ class VaultwayOperations(pyfuse3.Operations):
         self._reader = reader
         self._file = reader.files.get
         self._nodes: NodeTable[Node] = NodeTable(root)
-        self._entries: EntryTable[Archive] = EntryTable()
+        self._entries: EntryTable[Archive] = EntryTable(on_reuse=self._forget_entries)
         self._directories: HandleTable[OpenDirectory] = HandleTable()
+        self._forget_entries()
+
+    def _forget_entries(self) -> None:
+        """Start without entries by number, or again when a number means another archive's."""
         self._listings = Listings()
         self._recent = RecentEntries()
 

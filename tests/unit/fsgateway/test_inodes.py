@@ -108,12 +108,15 @@ def test_directories_keep_their_end_as_long_as_they_are_known() -> None:
 
 
 def test_archive_numbers_are_used_again_only_when_they_run_out() -> None:
-    table: EntryTable[str] = EntryTable(max_archives=2)
+    reused: list[bool] = []
+    table: EntryTable[str] = EntryTable(2, lambda: reused.append(True))
     first = table.archive_number(("a",), lambda: "a")
     second = table.archive_number(("b",), lambda: "b")
     assert table.archive_number(("a",), lambda: "never") == first
     table.remember(entry_inode(first, 1), None)
+    assert not reused
     third = table.archive_number(("c",), lambda: "c")
+    assert reused == [True]
     assert third == second
     assert table.archive(entry_inode(third, 0))[0] == "c"
     table.remember(entry_inode(third, 1), None)
