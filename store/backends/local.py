@@ -12,7 +12,7 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
 from store.backends.base import MAX_READ, Listed, ObjectStat, Space, storage_error
-from store.backends.local_create import create_layout
+from store.backends.local_create import CHUNKS, create_layout
 from store.backends.local_files import FileWriter, LocalTemporaryFile, sync_directory
 from store.backends.local_locks import HeldLocks, lock_file, lock_path, lock_record
 from store.errors import BackendError, FormatError, NotFound
@@ -224,12 +224,16 @@ class LocalBackend:
                     raise
 
     def sync(self) -> None:
-        import ctypes
-
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.syncfs(self._descriptor) != 0:
-            code = ctypes.get_errno()
-            raise storage_error(OSError(code, os.strerror(code)), self._root)
+        with _naming(self._root):
+            _sync_file_system(self._descriptor)
+        path = self._path(CHUNKS)
+        with _naming(path), suppress(FileNotFoundError):
+            chunks = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:  # they may be on a larger disk
+                if os.fstat(chunks).st_dev != os.fstat(self._descriptor).st_dev:
+                    _sync_file_system(chunks)
+            finally:
+                os.close(chunks)
 
     def lock(
         self, name: str, lock_names: Sequence[str], *, exclusive: bool, timeout_s: float = 0
@@ -277,6 +281,16 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         if entry.is_symlink():
             return False
         raise
+
+
+def _sync_file_system(descriptor: int) -> None:
+    """Wait until all of a file's file system is on disk. Raises OSError."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(descriptor) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def _read_file(path: str) -> bytes:

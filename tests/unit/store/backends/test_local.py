@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from store.backends import local_files
+from store.backends import local, local_files
 from store.backends.local import LocalBackend
 from store.backends.local_files import temporary_path
 from store.errors import (
@@ -200,6 +200,26 @@ def test_without_hard_links_an_exclusive_file_is_whole_or_not_there(
         backend.write("other", (b"x",), exclusive=True)
     assert backend.stat("other") is None
     assert {path.name for path in tmp_path.iterdir()} == {".chunks", ".lock", "owner"}
+
+
+@pytest.mark.needs("root", "fuse")  # who may mount that may mount a tmpfs
+def test_chunks_on_a_disk_of_their_own_are_synced_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = bare_backend(tmp_path / "store")
+    synced: list[int] = []
+    monkeypatch.setattr(
+        local, "_sync_file_system", lambda file: synced.append(os.fstat(file).st_dev)
+    )
+    backend.sync()
+    assert synced == [tmp_path.stat().st_dev]
+    chunks = tmp_path / "store/.chunks"
+    subprocess.run(["mount", "-t", "tmpfs", "vaultway-test", chunks], check=True)
+    try:
+        backend.sync()
+        assert synced[1:] == [tmp_path.stat().st_dev, chunks.stat().st_dev]
+    finally:
+        subprocess.run(["umount", chunks], check=True)
 
 
 def test_a_stale_file_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
