@@ -93,6 +93,16 @@ def scratch_folder(wanted: Path | None, size: int) -> Path:
         if wanted
         else [Path("/dev/shm"), Path(os.environ.get("TMPDIR", "/tmp")), Path("/var/tmp")]
     ):
-        if folder.is_dir() and shutil.disk_usage(folder).free > need:
+        if folder.is_dir() and free_bytes(folder) > need:
             return folder
     raise BenchError(f"no {need / 1e9:.0f} GB free: use --size or --work")
+
+
+def free_bytes(folder: Path) -> int:
+    """What fits into a folder; in RAM no more than is free of that, whatever the file system says."""
+    free = shutil.disk_usage(folder).free
+    if folder != Path("/dev/shm"):
+        return free
+    memory = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    available = next(line for line in memory if line.startswith("MemAvailable:"))
+    return min(free, int(available.split()[1]) << 10)
