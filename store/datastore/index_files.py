@@ -40,8 +40,7 @@ class FixedIndexFile:
         """
         csum = self._builder.csum
         self._memory[:HEADER_SIZE] = self._builder.finish(uuid.uuid4().bytes, int(time.time()))
-        del self._builder  # with its view of the map, which then can be closed
-        self._memory.release()
+        self._release()
         self._file.commit(durable=self._durable)
         self.closed = True
         return csum
@@ -49,7 +48,13 @@ class FixedIndexFile:
     def discard(self) -> None:
         """Drop the index, unless it is closed already."""
         if not self.closed:
+            self._release()
             self._file.discard()
+
+    def _release(self) -> None:
+        """Let go of the map, so that it can be closed: an error's traceback may hold on to us."""
+        self._builder.release()
+        self._memory.release()
 
 
 class DynamicIndexFile:

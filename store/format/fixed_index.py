@@ -97,6 +97,10 @@ class FixedIndexBuilder:
         self._body[start : start + DIGEST_SIZE] = digest
         self._is_set[position] = 1
 
+    def release(self) -> None:
+        """Let go of the body; nothing else works afterwards."""
+        self._body.release()
+
     @property
     def csum(self) -> bytes:
         """SHA-256 of the body as it is now."""

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -404,6 +405,23 @@ def test_a_killed_process_leaves_nothing_that_lasts(tmp_path: Path) -> None:
         snapshot(3).path(ROOT).rpartition("/")[2],
         "owner",
     ]
+
+
+def test_an_index_that_is_dropped_keeps_no_file_open(tmp_path: Path) -> None:
+    """Not even where an error's traceback keeps the index."""
+    store = local_datastore(tmp_path / "store")
+    with store.begin_snapshot(ROOT, snapshot(1)) as writer:
+        index = writer.create_fixed_index("x.img.fidx", 5 * MIB)
+        assert open_indexes()
+    assert not open_indexes(), index
+
+
+def open_indexes() -> list[str]:
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(str(descriptor.readlink()))
+    return [path for path in found if "x.img" in path]
 
 
 def test_an_interrupt_while_writing_cleans_up(tmp_path: Path) -> None:
