@@ -113,12 +113,15 @@ def running(
         process.stdout.close()
 
 
-def test_ready_line_opens_the_first_drive(tmp_path: Path, golden: Path) -> None:
-    place = tmp_path / "a b?&#+%é.sock"
+@pytest.mark.parametrize("name", ["a b?#+é.sock", "a b?&#+%é.sock"])
+def test_ready_line_opens_the_first_drive(tmp_path: Path, golden: Path, name: str) -> None:
+    place = tmp_path / name
     with running("vm/100", "--repository", golden / "datastore", "--socket", place) as (_, line):
         assert line.startswith(f"nbd+unix:///vm/100/{T2}/drive-scsi0.img?socket=")
         assert disk_hash(line, tmp_path) == expected(golden, 2)
-        assert json.loads(output("qemu-img", "info", "--output=json", line))["virtual-size"] == SIZE
+        if "%" not in name:  # QEMU 9 and later decode the query twice: no socket's & or % for them
+            info = json.loads(output("qemu-img", "info", "--output=json", line))
+            assert info["virtual-size"] == SIZE
         assert not place.stat().st_mode & 0o022, "to write is to connect"
     assert not place.exists()
 

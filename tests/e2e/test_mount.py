@@ -589,8 +589,10 @@ def open_the_way(folder: Path) -> None:
 
 
 # Arguments: a scratch directory, the clone, the mode of /dev/fuse, what nobody runs. The clone is
-# put where nobody may enter; the device is made in a tmpfs, for /tmp may be mounted nodev.
+# put where nobody may enter; the device is made in a tmpfs, for /tmp may be mounted nodev. A chroot
+# that is no mount cannot be made private: what others then see of it is taken away at the end.
 PRIVATE_FUSE = """
+    mount --make-rprivate / 2>/dev/null || trap 'cd /; umount -l "$1/clone" /dev/fuse "$1"' EXIT
     mount -t tmpfs -o mode=755 vaultway "$1"
     mknod -m "$3" "$1/fuse" c 10 229
     mount --bind "$1/fuse" /dev/fuse
@@ -598,7 +600,7 @@ PRIVATE_FUSE = """
     mount --bind "$2" "$1/clone"
     cd "$1/clone"
     export vaultway=".venv/bin/python -m store.cli.main"
-    exec setpriv --reuid nobody --regid nogroup --clear-groups sh -c "$4"
+    setpriv --reuid nobody --regid nogroup --clear-groups sh -c "$4"
 """
 
 
@@ -609,7 +611,7 @@ def with_private_fuse(folder: Path, mode: int, script: str) -> subprocess.Comple
     scratch.mkdir()
     arguments = [str(scratch), str(Path(__file__).parents[2]), f"{mode:o}", script]
     return subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-ec", PRIVATE_FUSE, "sh",
+        ["unshare", "--mount", "--propagation", "unchanged", "sh", "-ec", PRIVATE_FUSE, "sh",
          *arguments],
-        capture_output=True, text=True, check=False, timeout=60, env=environment({"HOME": "/tmp"}),
+        capture_output=True, text=True, check=False, timeout=120, env=environment({"HOME": "/tmp"}),
     )  # fmt: skip
