@@ -99,7 +99,7 @@ def scratch_folder(wanted: Path | None, size: int) -> Path:
 
 
 def free_bytes(folder: Path) -> int:
-    """What fits into a folder; in RAM no more than is free of that, whatever the file system says."""
+    """What fits into a folder; in RAM no more than is free of that."""
     free = shutil.disk_usage(folder).free
     if folder != Path("/dev/shm"):
         return free
