@@ -61,10 +61,11 @@ def main(argv: "Sequence[str] | None" = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     debug = bool(os.environ.get("VAULTWAY_DEBUG"))
     try:
-        args = parse(arguments)
-        debug = debug or args.debug
-        with configured_logging(debug=debug), terminating():
-            return run(args, debug=debug)
+        with terminating(last=argv is None):
+            args = parse(arguments)
+            debug = debug or args.debug
+            with configured_logging(debug=debug):
+                return run(args, debug=debug)
     except BrokenPipeError:
         return EXIT_BROKEN_PIPE
     except StoreError as error:
@@ -157,6 +158,8 @@ def run(args: argparse.Namespace, *, debug: bool) -> int:
             return EXIT_BROKEN_PIPE
         return _fail(str(error), error.exit_code, debug=debug)
     except Exception as error:  # noqa: BLE001 - the border: nobody sees a traceback unasked
+        if _is_interruption(error):
+            return _fail("interrupted", EXIT_INTERRUPTED, debug=debug)
         text = f"internal error: {type(error).__name__}: {error} (--debug shows where)"
         return _fail(text, EXIT_INTERNAL, debug=debug)
     return code
@@ -221,8 +224,12 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def terminating() -> "Iterator[None]":
-    """Turn SIGTERM and SIGHUP into Terminated, except where they are ignored (nohup)."""
+def terminating(*, last: bool = False) -> "Iterator[None]":
+    """Turn SIGTERM and SIGHUP into Terminated, except where they are ignored (nohup).
+
+    Afterwards they mean what they did, or, when this is the `last` the process does, nothing: what
+    is done has its exit code.
+    """
     previous = {}
     with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -231,8 +238,17 @@ def terminating() -> "Iterator[None]":
     try:
         yield
     finally:
+        if last:
+            previous |= dict.fromkeys((*previous, signal.SIGINT), signal.SIG_IGN)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    """Whether a signal is behind an error: one that came during an import is wrapped there."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
 
 
 def _terminate(number: int, frame: "FrameType | None") -> None:

@@ -98,6 +98,11 @@ def checked_stdout() -> "Iterator[None]":
         raise storage_error(error, "standard output") from error
 
 
+def has_stdout() -> bool:
+    """Whether we were started with one; else `main` opened the null device in its place."""
+    return sys.stdout.name != os.devnull
+
+
 def close_stdout() -> None:
     """Let the interpreter's last flush go nowhere."""
     with contextlib.suppress(OSError, ValueError):

@@ -12,7 +12,8 @@ from store.cli.options import (
     load_key,
     open_repository,
 )
-from store.cli.output import human_rate, human_size, print_json, say
+from store.cli.output import has_stdout, human_rate, human_size, print_json, say
+from store.errors import InvalidName
 
 if TYPE_CHECKING:
     import argparse
@@ -79,6 +80,8 @@ def restore(args: "argparse.Namespace") -> None:
     from store.cli.progress_bar import make_progress, write_line
     from store.operations.restore import restore_archive
 
+    if args.target == STDOUT and not has_stdout():
+        raise InvalidName("standard output is closed; name another target")
     datastore, namespace = open_repository(args), get_namespace(args)
     snapshot = datastore.resolve_snapshot(namespace, args.snapshot)
     started = time.monotonic()

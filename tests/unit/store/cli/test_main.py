@@ -111,6 +111,31 @@ def test_sigterm_runs_cleanup(vaultway: Vaultway, monkeypatch: pytest.MonkeyPatc
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_signal_that_an_import_wrapped(
+    vaultway: Vaultway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11 makes a RuntimeError of what is raised while a class is made."""
+    error = RuntimeError("Error calling __set_name__")
+    error.__cause__ = main_module.Terminated("SIGHUP")
+    fail_with(monkeypatch, raising(error))
+    assert vaultway("datastore", "status") == (130, "", "vaultway: interrupted\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_after_the_end_changes_no_exit_code(number: signal.Signals) -> None:
+    code = (
+        "import atexit, os, sys; from store.cli.main import main;"
+        f" atexit.register(os.kill, os.getpid(), {int(number)}); sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "key", "show", KEYS / "none.json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -279,3 +304,10 @@ def test_closed_stderr_and_stdout(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", command], check=False)
     assert done.returncode == 0
     assert (tmp_path / "key.json").stat().st_size > 200
+
+
+def test_nothing_is_restored_to_a_closed_stdout() -> None:
+    command = f"{' '.join(MAIN)} restore host/x a.conf - --repository /nonexistent >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "standard output is closed" in done.stderr
