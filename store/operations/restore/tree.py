@@ -168,7 +168,12 @@ class TreeWriter:
 
     def _fill_later(self, new: _NewFile, content: Iterable[memoryview]) -> None:
         path = self.path(new.name)
-        new = new._replace(parent=os.dup(new.parent))  # by then we may have left it
+        try:
+            new = new._replace(parent=os.dup(new.parent))  # by then we may have left it
+        except OSError:
+            self._remove(new)
+            os.close(new.file)
+            raise
 
         def fill(pieces: Iterable[memoryview]) -> None:
             try:
@@ -197,12 +202,16 @@ class TreeWriter:
 
     @staticmethod
     def _remove(new: _NewFile) -> None:
-        """Leave no half file under a whole one's name."""
-        try:
-            os.unlink(new.name, dir_fd=new.parent)
-        except PermissionError:  # filled in the background, and its directory is closed already
-            os.chmod(new.parent, 0o700)
-            os.unlink(new.name, dir_fd=new.parent)
+        """Leave no half file under a whole one's name; another one of that name stays."""
+        with suppress(FileNotFoundError):
+            found = os.stat(new.name, dir_fd=new.parent, follow_symlinks=False)
+            if not os.path.samestat(found, os.fstat(new.file)):
+                return
+            try:
+                os.unlink(new.name, dir_fd=new.parent)
+            except PermissionError:  # filled in the background, and its directory has its mode
+                os.chmod(new.parent, 0o700)
+                os.unlink(new.name, dir_fd=new.parent)
 
     def node(self, entry: Entry) -> bool:
         """Create a symlink, device, fifo or socket.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from store.errors import AlreadyExists, FormatError, StoreError
+from store.errors import AlreadyExists, FormatError, OutOfSpace, StoreError
 from store.operations.restore import restore_archive
 from store.operations.restore import tree as tree_module
 from store.operations.restore.writing import write_sparse
@@ -173,6 +173,26 @@ def test_setuid_only_for_its_recorded_owner(target: Path) -> None:
     restore_archive(reader, "root.pxar", str(target), ignore_ownership=True)
     mode = stat.S_IMODE((target / "f").stat().st_mode)
     assert mode == (0o6755 if (os.geteuid(), os.getegid()) == (0, 0) else 0o755)
+
+
+def test_a_large_file_that_fails_when_another_has_its_name(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = threading.Event()
+
+    def full_later(opened: int, pieces: Iterable[memoryview]) -> int:
+        if threading.current_thread() is threading.main_thread():
+            made.set()
+            return write_sparse(opened, pieces)
+        assert sum(map(len, pieces)) == tree_module.LARGE_FILE
+        assert made.wait(10)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tree_module, "write_sparse", full_later)
+    large, second = file(b"a", bytes(tree_module.LARGE_FILE)), file(b"a", b"the second")
+    with pytest.raises(OutOfSpace, match=r"^a: no space left"):
+        attack(target, large, second, overwrite=True)
+    assert (target / "a").read_bytes() == b"the second"
 
 
 class TestSwaps:
