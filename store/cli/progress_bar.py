@@ -41,6 +41,7 @@ class _Paced:
     """Collects advances from any thread, and draws at most once an interval."""
 
     interval_s = REDRAW_S
+    wants_total = False
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -53,6 +54,11 @@ class _Paced:
             self._pending = 0
             self._next = time.monotonic() + self.interval_s
             self._begin(total, unit)
+
+    def expect(self, total: int) -> None:
+        """It will be about `total`."""
+        with self._lock:
+            self._set_total(total)
 
     def advance(self, amount: int) -> None:
         """`amount` more is done."""
@@ -76,6 +82,9 @@ class _Paced:
     def _begin(self, total: int | None, unit: str) -> None:
         raise NotImplementedError
 
+    def _set_total(self, total: int) -> None:
+        raise NotImplementedError
+
     def _draw(self, amount: int, now: float) -> None:
         raise NotImplementedError
 
@@ -85,6 +94,8 @@ class _Paced:
 
 class BarProgress(_Paced):
     """A bar with rate and remaining time."""
+
+    wants_total = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,6 +116,10 @@ class BarProgress(_Paced):
             file=sys.stderr,
             dynamic_ncols=True,
         )
+
+    def _set_total(self, total: int) -> None:
+        if self._bar is not None:
+            self._bar.total = total
 
     def _draw(self, amount: int, now: float) -> None:
         if self._bar is not None:
@@ -132,6 +147,9 @@ class LineProgress(_Paced):
     def _begin(self, total: int | None, unit: str) -> None:
         self._total, self._unit, self._count = total, unit, 0
         self._started, self._ended = time.monotonic(), False
+
+    def _set_total(self, total: int) -> None:
+        self._total = total
 
     def _draw(self, amount: int, now: float) -> None:
         self._count += amount

@@ -26,6 +26,7 @@ from store.operations.backup.arenas import share_arenas
 from store.operations.backup.catalog import CatalogFile
 from store.operations.backup.chunks import ChunkPool, ChunkWriter, IndexedSink
 from store.operations.backup.content import read_small_file
+from store.operations.backup.estimate import estimated
 from store.operations.backup.image import backup_image
 from store.operations.backup.opening import inode_of
 from store.operations.backup.previous import PreviousTree, open_previous
@@ -184,7 +185,8 @@ class _Session:
         )
         self._progress.start(None, "B")
         try:
-            self._count(walker.walk())
+            with estimated(source.path, self._progress):
+                self._count(walker.walk())
         finally:
             self._progress.done()
 

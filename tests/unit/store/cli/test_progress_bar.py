@@ -50,6 +50,18 @@ def test_lines(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_a_total_that_becomes_known(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    bar = BarProgress()
+    bar.start(None, "B")
+    clock.now += 1
+    bar.advance(1 << 20)
+    bar.expect(4 << 20)
+    clock.now += 1
+    bar.advance(1 << 20)
+    assert "2.00M/4.00M" in capsys.readouterr().err
+    bar.done()
+
+
 def test_short_work_says_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     progress = LineProgress()
     progress.start(None, "files")
