@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from store.cli.options import HelpFormatter, Parser
-from store.cli.output import checked_stdout, close_stdout
+from store.cli.output import checked_stdout, close_stream, settle_stderr
 from store.errors import Cancelled, StoreError
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         return _fail(str(error), error.exit_code, debug=debug)
     except KeyboardInterrupt:  # before or after the command itself
         return _fail("interrupted", EXIT_INTERRUPTED, debug=debug)
+    finally:
+        settle_stderr()
 
 
 def open_standard_streams() -> None:
@@ -149,7 +151,7 @@ def run(args: argparse.Namespace, *, debug: bool) -> int:
         with checked_stdout():
             sys.stdout.flush()
     except BrokenPipeError:
-        close_stdout()
+        close_stream(sys.stdout)
         return EXIT_BROKEN_PIPE
     except (KeyboardInterrupt, Cancelled):
         return _fail("interrupted", EXIT_INTERRUPTED, debug=debug)

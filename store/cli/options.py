@@ -1,7 +1,9 @@
 """What the commands share: how they are declared, and their common options. Cheap to import."""
 
 import argparse
+import contextlib
 import os
+import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -64,7 +66,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the program with exit code 2."""
-        self.exit(2, f"vaultway: {' '.join(message.split())} (see {self.prog} --help)\n")
+        with contextlib.suppress(OSError):  # nobody reads it
+            sys.stderr.write(f"vaultway: {' '.join(message.split())} (see {self.prog} --help)\n")
+        self.exit(2)
 
 
 def add_noun(subparsers: Any, name: str, text: str) -> Any:  # noqa: ANN401 - argparse has no public type for it

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -90,7 +90,7 @@ def checked_stdout() -> "Iterator[None]":
     try:
         yield
     except OSError as error:
-        close_stdout()
+        close_stream(sys.stdout)
         if isinstance(error, BrokenPipeError):
             raise
         from store.backends.base import storage_error
@@ -103,10 +103,18 @@ def has_stdout() -> bool:
     return sys.stdout.name != os.devnull
 
 
-def close_stdout() -> None:
+def settle_stderr() -> None:
+    """Drop messages that nobody can read: Python 3.13 would end with 120 for them."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        close_stream(sys.stderr)
+
+
+def close_stream(stream: TextIO) -> None:
     """Let the interpreter's last flush go nowhere."""
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def human_size(size: float, decimals: int = 3) -> str:

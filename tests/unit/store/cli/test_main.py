@@ -89,7 +89,7 @@ def test_broken_pipe_is_quiet(
     vaultway: Vaultway, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     error.__cause__ = BrokenPipeError()
-    monkeypatch.setattr(main_module, "close_stdout", lambda: None)
+    monkeypatch.setattr(main_module, "close_stream", lambda _: None)
     fail_with(monkeypatch, raising(error))
     assert vaultway("datastore", "status") == (141, "", "")
 
@@ -255,8 +255,9 @@ def test_text_that_is_not_utf_8(vaultway: Vaultway, arguments: tuple[str, ...]) 
 
 
 def test_messages_that_nobody_can_read_change_nothing() -> None:
-    command = f"{' '.join(MAIN)} key show /nonexistent 2>/dev/full"
-    assert subprocess.run(["bash", "-c", command], check=False).returncode == 10
+    for arguments, code in (("key show /nonexistent", 10), ("no-such-command", 2)):
+        command = f"{' '.join(MAIN)} {arguments} 2>/dev/full"
+        assert subprocess.run(["bash", "-c", command], check=False).returncode == code
 
 
 def test_a_broken_gateway_does_not_break_the_rest(
