@@ -1,7 +1,11 @@
 """Our backup of the same sources gives the chunks, catalogs and blobs that a real PBS client made
 of them."""
 
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,12 +14,15 @@ from store.format.blob import decode_blob
 from store.format.dynamic_index import DynamicIndex
 from store.format.fixed_index import FixedIndex
 from store.format.manifest import Manifest
+from tests.disks import make_ext4, mounted_image
 from tests.golden_snapshots import BLOBS, KEY_PASSWORD, KEYS, SNAPSHOTS, GoldenSnapshot
+from tests.machine import scratch_parent, why_missing
 from tests.program import run
 from tests.trees import differences, expected_tree, list_tree
 
 pytestmark = pytest.mark.needs("root")
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 DETERMINISTIC = [snapshot for snapshot in SNAPSHOTS if snapshot.mode != "metadata"]
 METADATA = [snapshot for snapshot in SNAPSHOTS if snapshot.mode == "metadata"]
 EXTRA = {"host/master": ["--master-pubkey-file", str(KEYS / "master-public.pem")]}
@@ -35,16 +42,36 @@ def back_up(store: Path, snapshot: GoldenSnapshot, source: Path, golden: Path) -
     )  # fmt: skip
 
 
+@contextmanager
+def source_folder() -> Iterator[Path]:
+    """Where the sources are made: an archive has a file's xattrs in the order in which the file
+    system lists them, and the golden ones come from an ext4."""
+    with tempfile.TemporaryDirectory(prefix="vaultway-test-", dir=scratch_parent()) as scratch:
+        folder = Path(scratch) / "sources"
+        folder.mkdir()
+        if why_missing("loop"):
+            yield folder
+        else:
+            make_ext4(Path(scratch) / "disk", 512)
+            with mounted_image(Path(scratch) / "disk", folder):
+                yield folder
+
+
 @pytest.fixture(scope="module")
-def written(golden: Path, source_tree: Callable[[int], Path], module_store: Path) -> Path:
+def written(golden: Path, module_store: Path) -> Path:
     """A datastore of ours with every golden snapshot."""
     store = module_store
     run("namespace", "create", "prod", "--repository", store)
     run("namespace", "create", "prod/customer-x", "--repository", store)
     for depth in range(1, 8):
         run("namespace", "create", "/".join("abcdefg"[:depth]), "--repository", store)
-    for snapshot in SNAPSHOTS:
-        back_up(store, snapshot, source_tree(snapshot.day), golden)
+    with source_folder() as source:
+        for day in (1, 2, 3):
+            make_source = [sys.executable, GOLDEN / "make-source.py", source, str(day)]
+            subprocess.run(make_source, check=True)
+            for snapshot in SNAPSHOTS:
+                if snapshot.day == day:
+                    back_up(store, snapshot, source, golden)
     return store
 
 

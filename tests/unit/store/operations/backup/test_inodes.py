@@ -6,8 +6,6 @@ import stat
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 from store.format.pxar.acl import Acl, DefaultAcl
 from store.format.pxar.entries import EntryKind
 from store.operations.backup import ChangeDetectionMode, inode
+from tests.disks import make_ext4, mounted_image
 from tests.trees import list_tree
 from tests.unit.store.operations.backup.conftest import LEGACY, MIB, Vault, noise
 
@@ -214,30 +213,13 @@ def test_acls(vault: Vault, source: Path, mode: ChangeDetectionMode) -> None:
     )
 
 
-@contextmanager
-def ext4(disk: Path, mountpoint: Path, *, read_only: bool = False) -> Iterator[None]:
-    """The file system in the image `disk`, mounted."""
-    mode = "loop,ro" if read_only else "loop"
-    subprocess.run(["mount", "-t", "ext4", "-o", mode, disk, mountpoint], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", mountpoint], check=True)
-
-
-def make_ext4(disk: Path, *options: str) -> None:
-    with disk.open("wb") as file:
-        file.truncate(16 * MIB)
-    subprocess.run(["mkfs.ext4", "-q", "-I", "256", *options, disk], check=True)
-
-
 @pytest.mark.needs("loop")
 def test_chattr_flags(
     vault: Vault, source: Path, tmp_path: Path, mode: ChangeDetectionMode
 ) -> None:
-    make_ext4(tmp_path / "disk")
+    make_ext4(tmp_path / "disk", 16)
     flags = {"a": 0x10000, "A": 0x20000, "d": 0x100000, "i": 0x400000, "S": 0x800000}
-    with ext4(tmp_path / "disk", source):
+    with mounted_image(tmp_path / "disk", source):
         for letter in flags:
             (source / letter).write_bytes(b"")
         (source / "D").mkdir()
@@ -254,10 +236,10 @@ def test_project_ids(vault: Vault, tmp_path: Path, source: Path) -> None:
     (tmp_path / "content").mkdir()
     for name in ("file", "other"):
         (tmp_path / "content" / name).write_bytes(b"counted")
-    make_ext4(tmp_path / "disk", "-O", "project", "-d", str(tmp_path / "content"))
+    make_ext4(tmp_path / "disk", 16, "-O", "project", "-d", str(tmp_path / "content"))
     set_id = ["debugfs", "-w", "-R", "set_inode_field /file projid 4711", tmp_path / "disk"]
     subprocess.run(set_id, check=True, capture_output=True)
-    with ext4(tmp_path / "disk", source, read_only=True):
+    with mounted_image(tmp_path / "disk", source, read_only=True):
         tree = vault.tree(source)
     assert tree["file"].metadata.quota_project_id == 4711
     assert tree["other"].metadata.quota_project_id is None
