@@ -172,7 +172,7 @@ class Exports:
     def _images_of(self, namespace: Namespace, snapshot: Snapshot) -> list[ImageName]:
         """The served images of one snapshot, first drive first; none if it has gone meanwhile."""
         try:
-            files = self._datastore.list_files(namespace, snapshot)
+            files = self._files_of(namespace, snapshot)
         except NotFound:
             return []
         images = (file for file in files if file.endswith(IMAGE_INDEX_SUFFIX))
@@ -183,6 +183,14 @@ class Exports:
             for archive in sorted(archives, key=drive_order)
             if wanted in {None, archive}
         ]
+
+    def _files_of(self, namespace: Namespace, snapshot: Snapshot) -> list[str]:
+        """What is there; of the one snapshot asked for also what is lost, which opening it says."""
+        files = self._datastore.list_files(namespace, snapshot)
+        if self._selection.snapshot is not None:
+            manifest = self._datastore.read_manifest(namespace, snapshot)
+            files = list(dict.fromkeys([*files, *(file.filename for file in manifest.files)]))
+        return files
 
     def _describe(self) -> str:
         selected = self._selection

@@ -130,13 +130,15 @@ def _work(
 
 
 def _refuse_to_hide(repository: str, mountpoint: Path) -> None:
-    """A mount over its own datastore would read itself."""
+    """A mount over its own datastore, or a part of it, would read itself and wait for ever."""
     from fsgateway.mountpoints import resolved
     from store.datastore.repository import local_path
 
     path = resolved(local_path(repository))
     if path == mountpoint or mountpoint in path.parents:
         raise InvalidName(f"mount point {mountpoint}: would hide the datastore {path}")
+    if path in mountpoint.parents:
+        raise InvalidName(f"mount point {mountpoint}: is in the datastore {path}")
 
 
 def run_umount(args: argparse.Namespace) -> int:

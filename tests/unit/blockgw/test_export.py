@@ -7,6 +7,7 @@ import pytest
 
 from blockgw.export import Exports, ImageName, Selection, drive_order, select
 from store.errors import InvalidName, NotFound
+from store.format.manifest import CryptMode, FileInfo, Manifest
 from store.names import BackupGroup, Namespace, Snapshot
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ FILES = {
     (ROOT, f"host/web/{NEW}"): ["root.pxar.didx"],
     (CUSTOMER, f"vm/7/{OLD}"): ["disk.img.fidx"],
 }
+# What a manifest names and nobody has.
+LOST = {f"vm/7/{OLD}": ["drive-virtio0.img.fidx"]}
 
 
 class FakeDatastore:
@@ -59,6 +62,11 @@ class FakeDatastore:
             return FILES[namespace, str(snapshot)]
         except KeyError:
             raise NotFound(str(snapshot)) from None
+
+    def read_manifest(self, namespace: Namespace, snapshot: Snapshot) -> Manifest:
+        names = [*self.list_files(namespace, snapshot), *LOST.get(str(snapshot), [])]
+        files = (FileInfo(name, CryptMode.NONE, 4096, bytes(32)) for name in names)
+        return Manifest(snapshot, tuple(files), None, {})
 
 
 DATASTORE = cast("Datastore", FakeDatastore())
@@ -184,6 +192,13 @@ def test_no_image() -> None:
     for text in ("host/web", "vm/100/drive-scsi9.img"):
         with pytest.raises(NotFound, match="no disk image"):
             exports(text).default()
+
+
+def test_a_lost_image_is_shown_where_its_snapshot_is_asked_for() -> None:
+    """Opening it says that it is lost; among all images only those that are there count."""
+    names = exports(f"vm/7/{OLD}", CUSTOMER).names()
+    assert [name.archive for name in names] == ["disk.img", "drive-virtio0.img"]
+    assert "virtio" not in "".join(texts(exports().names()))
 
 
 @pytest.mark.expect_warnings

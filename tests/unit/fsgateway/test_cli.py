@@ -56,3 +56,13 @@ def test_a_repository_that_is_no_path_is_an_error_of_ours(tmp_path: Path) -> Non
         args = parse("mount", "-f", repository, str(mountpoint))
         with pytest.raises((NotFound, InvalidName)):
             args.handler(args)
+
+
+@pytest.mark.parametrize("place", [".", "..", "host", "ns/prod/vm"])
+def test_a_datastore_is_not_mounted_over_itself(tmp_path: Path, place: str) -> None:
+    """Nor over a part of it: reading that would wait for itself."""
+    store = tmp_path / "store"
+    (store / place).mkdir(parents=True, exist_ok=True)
+    args = parse("mount", "-f", str(store), str(store / place))
+    with pytest.raises(InvalidName, match=r"would hide|is in the datastore"):
+        args.handler(args)
