@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from store.datastore.archives import IndexedStream, SnapshotReader
-from store.errors import AlreadyExists, InvalidName, NotFound, StoreError
+from store.errors import AlreadyExists, FormatError, InvalidName, NotFound, StoreError
 from store.operations.restore.archive import TreeRestore
 from store.operations.restore.attributes import Attributes
 from store.operations.restore.image import (
@@ -151,6 +151,8 @@ def _restore_tree(
         else:
             restore.restore_all(metadata, payload)
     except StoreError as error:
+        if isinstance(error, FormatError):  # the decoder does not know which archive it reads
+            error.args = (str(error).replace("pxar archive", name, 1),)
         if writer.entries:
             error.args = (f"{error}; {target} holds an incomplete tree",)
         elif created:

@@ -254,7 +254,7 @@ class TestPayloadStream:
         archive, payload = reader.trees["root.pxar"]  # type: ignore[attr-defined]
         good, bad = struct.pack("<QQ", 16, 5), struct.pack("<QQ", offset, 5)
         reader.trees["root.pxar"] = (Stream(archive.data.replace(good, bad)), payload)  # type: ignore[attr-defined]
-        with pytest.raises(FormatError, match=r"^(a: payload stream|pxar archive)"):
+        with pytest.raises(FormatError, match=r"^(a: payload stream|root\.pxar: content)"):
             restore_archive(reader, "root.pxar", str(target))
         assert names(target) == []
 
