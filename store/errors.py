@@ -85,13 +85,20 @@ class ChunkMissing(IntegrityError):
 
 
 class BackendError(StoreError):
-    """The storage below failed. `retryable` says whether trying again may help."""
+    """The storage below failed.
+
+    `retryable` says whether trying again may help, `retry_after_s` how long the storage asks to
+    wait before (None: it does not say).
+    """
 
     exit_code = 16
 
-    def __init__(self, message: str, *, retryable: bool = False) -> None:
+    def __init__(
+        self, message: str, *, retryable: bool = False, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.retry_after_s = retry_after_s
 
 
 class OutOfSpace(BackendError):

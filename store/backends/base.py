@@ -6,7 +6,7 @@ else has the same meaning there.
 """
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
@@ -20,6 +20,7 @@ from store.errors import (
     StoreError,
 )
 from store.format.buffer import Buffer
+from store.progress import SILENT, Progress
 
 MAX_READ = 256 << 20
 """Bytes: more than anything has that is read whole (the largest is a blob of 128 MiB)."""
@@ -32,6 +33,25 @@ class Listed(NamedTuple):
 
     name: str
     is_directory: bool
+
+
+class Walked(NamedTuple):
+    """One object below a directory: its name from there on, and its size in bytes."""
+
+    name: str
+    size: int
+
+
+class Subdirectory(Protocol):
+    """A directory in a directory, from `Backend.subdirectories`."""
+
+    @property
+    def name(self) -> str:
+        """Its last component."""
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether it holds the object asked for. May cost a look-up, each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +76,12 @@ class Space:
 
 class Lock(Protocol):
     """A lock that is held until `release`, the end of its `with`, or the end of the process."""
+
+    def check(self) -> None:
+        """Raise Locked if it was lost: where locks are leases, a process that sleeps loses them.
+
+        To be called before the last step that others will see.
+        """
 
     def release(self) -> None:
         """Give the lock back. A second call does nothing."""
@@ -103,8 +129,23 @@ class Backend(Protocol):
     def location(self) -> str:
         """Where it is, for messages: `/mnt/backup`, `s3://bucket/name`."""
 
-    def create(self) -> None:
+    @property
+    def parallelism(self) -> int:
+        """How many calls at once are worth having: processors on a disk, more over a network."""
+
+    @property
+    def is_object_store(self) -> bool:
+        """Whether it has objects by key and nothing else (S3).
+
+        Each look then costs a request: what is there is learnt a thousand names at a time, from
+        `walk`. There are no access times, so `touch` leaves no trace; locks are leases, which can
+        be lost.
+        """
+
+    def create(self, progress: Progress = SILENT) -> None:
         """Lay out an empty datastore (spec 1.1), finishing an interrupted `create`.
+
+        `progress` counts directories: a disk takes seconds for all 65,536.
 
         Raises AlreadyExists when there is one, InvalidName when the place holds anything else,
         Locked.
@@ -156,8 +197,22 @@ class Backend(Protocol):
     def scan(self, name: str) -> list[Listed]:
         """The names in a directory, in no order; none when there is no such directory."""
 
+    def subdirectories(self, name: str, mark: str) -> Sequence[Subdirectory]:
+        """The directories in a directory, each with whether it holds an object named `mark`.
+
+        In no order; none when there is no such directory.
+        """
+
+    def walk(self, name: str, after: str = "") -> Iterator[Walked]:
+        """The objects below a directory, in the storage's own order; with `after`, from there on.
+
+        `after` need not exist. Chunks are in order of digest. Lazy: on S3 a request for each
+        thousand. Directories without an object do not appear;
+        objects stored or removed meanwhile may.
+        """
+
     def mkdir(self, name: str, *, durable: bool = False) -> bool:
-        """Make a directory and its parents; False when it was there."""
+        """Make a directory and its parents; False when it is known to have been there."""
 
     def rmdir(self, name: str) -> bool:
         """Remove a directory if it is empty; False when it is not. True when there was none."""
@@ -181,7 +236,8 @@ class Backend(Protocol):
 
         Raises:
             Locked: not had within `timeout_s`; names the holder where known.
-            NotFound: `name` is gone.
+            NotFound: `name` is gone. A storage without directories can't tell: look again at what
+                the lock stands for when it is held.
         """
 
     def forget_lock(self, lock_names: Sequence[str]) -> None:
@@ -195,8 +251,39 @@ class Backend(Protocol):
         Raises Locked. Several shared holders in one process do not disturb one another.
         """
 
+    def copies(self, name: str) -> Iterator[bytes]:
+        """The object as `read` did not give it: other copies, nearest first, for who found it bad.
+
+        A plain storage has none. Those that can't be read are left out.
+        """
+
+    def repair(self, name: str, good: Buffer) -> None:
+        """Put `good` wherever a copy is missing or another; the other is set aside as `.N.bad`.
+
+        Logs what was repaired. Does nothing on a plain storage.
+        """
+
+    def interrupt(self) -> None:
+        """Make the calls that other threads are in end soon, with BackendError.
+
+        For who was told to stop and still has to clean up: later calls work.
+        """
+
     def close(self) -> None:
         """Give descriptors back; nothing may be called afterwards."""
+
+
+class OneCopy:
+    """What a storage has that keeps each object once and waits for nothing."""
+
+    def copies(self, name: str) -> Iterator[bytes]:
+        return iter(())
+
+    def repair(self, name: str, good: Buffer) -> None:
+        pass
+
+    def interrupt(self) -> None:
+        pass
 
 
 def storage_error(error: OSError, path: str) -> StoreError:

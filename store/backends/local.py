@@ -7,11 +7,20 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from mmap import PROT_READ, mmap
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from store.backends.base import MAX_READ, Listed, ObjectStat, Space, storage_error
+from store.backends.base import (
+    MAX_READ,
+    Listed,
+    ObjectStat,
+    OneCopy,
+    Space,
+    Walked,
+    storage_error,
+)
 from store.backends.local_create import CHUNKS, create_layout
 from store.backends.local_files import FileWriter, LocalTemporaryFile, sync_directory
 from store.backends.local_locks import HeldLocks, lock_file, lock_path, lock_record
@@ -35,7 +44,22 @@ def _naming(path: str) -> Iterator[None]:
         raise storage_error(error, path) from error
 
 
-class LocalBackend:
+@dataclass(frozen=True, slots=True)
+class _Subdirectory:
+    """A directory that was listed; a look at the disk says whether it holds the mark."""
+
+    name: str
+    path: str
+    mark: str
+
+    @property
+    def is_marked(self) -> bool:
+        path = f"{self.path}/{self.mark}"
+        with _naming(path):
+            return os.path.lexists(path)
+
+
+class LocalBackend(OneCopy):
     """A Backend on a directory. See store.backends.base for what each method promises.
 
     New files and directories made as root belong to the owner of the datastore's directory.
@@ -74,6 +98,14 @@ class LocalBackend:
     @property
     def location(self) -> str:
         return self._root
+
+    @property
+    def parallelism(self) -> int:
+        return len(os.sched_getaffinity(0))
+
+    @property
+    def is_object_store(self) -> bool:
+        return False
 
     def __repr__(self) -> str:
         return f"LocalBackend({self._root!r})"
@@ -181,6 +213,25 @@ class LocalBackend:
             return []
         except OSError as error:
             raise storage_error(error, path) from error
+
+    def subdirectories(self, name: str, mark: str) -> list[_Subdirectory]:
+        return [
+            _Subdirectory(entry.name, self._path(f"{name}/{entry.name}"), mark)
+            for entry in self.scan(name)
+            if entry.is_directory
+        ]
+
+    def walk(self, name: str, after: str = "") -> Iterator[Walked]:
+        first, _, below = after.partition("/")
+        for entry in sorted(self.scan(name)):
+            path = f"{name}/{entry.name}" if name else entry.name
+            if entry.name < first or os.path.islink(self._path(path)):
+                continue
+            if entry.is_directory:
+                for found in self.walk(path, below if entry.name == first else ""):
+                    yield Walked(f"{entry.name}/{found.name}", found.size)
+            elif entry.name != after and (status := self.stat(path)) is not None:
+                yield Walked(entry.name, status.size)
 
     def mkdir(self, name: str, *, durable: bool = False) -> bool:
         path = self._path(name)

@@ -2,14 +2,15 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Self
+from typing import NamedTuple, Self
 
-from store.backends.base import Listed, ObjectStat, Space
+from store.backends.base import Listed, ObjectStat, OneCopy, Space, Walked
 from store.errors import AlreadyExists, InvalidName, Locked, NotFound
 from store.format.buffer import Buffer
+from store.progress import SILENT, Progress
 
 POLL_S = 0.002
 CHUNKS = ".chunks"
@@ -22,8 +23,16 @@ class _Object:
     atime_ns: int = field(default_factory=time.time_ns)
 
 
-class MemoryBackend:
+class _Subdirectory(NamedTuple):
+    name: str
+    is_marked: bool
+
+
+class MemoryBackend(OneCopy):
     """A Backend of dictionaries. See store.backends.base for what each method promises."""
+
+    parallelism = 2
+    is_object_store = False
 
     def __init__(self, location: str = "memory") -> None:
         self.location = location
@@ -32,7 +41,7 @@ class MemoryBackend:
         self._locks: dict[str, list[_MemoryLock]] = {}
         self._lock = threading.RLock()
 
-    def create(self) -> None:
+    def create(self, progress: Progress = SILENT) -> None:
         with self._lock:
             if CHUNKS in self._directories:
                 raise AlreadyExists(f"{self.location}: there is a datastore already")
@@ -107,6 +116,24 @@ class MemoryBackend:
                 if path and path.startswith(prefix) and "/" not in path[len(prefix) :]
             ]
 
+    def subdirectories(self, name: str, mark: str) -> list[_Subdirectory]:
+        with self._lock:
+            return [
+                _Subdirectory(entry.name, f"{name}/{entry.name}/{mark}" in self._objects)
+                for entry in self.scan(name)
+                if entry.is_directory
+            ]
+
+    def walk(self, name: str, after: str = "") -> Iterator[Walked]:
+        prefix = f"{name}/" if name else ""
+        with self._lock:
+            found = [
+                Walked(path.removeprefix(prefix), len(held.data))
+                for path, held in self._objects.items()
+                if path.startswith(prefix) and path.removeprefix(prefix) > after
+            ]
+        return iter(sorted(found))
+
     def mkdir(self, name: str, *, durable: bool = False) -> bool:
         with self._lock:
             if name in self._directories:
@@ -178,6 +205,9 @@ class _MemoryLock:
 
     def __init__(self, backend: MemoryBackend, name: str, exclusive: bool) -> None:
         self._backend, self.name, self.exclusive = backend, name, exclusive
+
+    def check(self) -> None:
+        """Nobody takes it away."""
 
     def release(self) -> None:
         self._backend.unlock(self)

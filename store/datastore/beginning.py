@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import TypeVar
 
-from store.backends.base import Backend
+from store.backends.base import Backend, Lock
 from store.datastore import groups, locks, manifests, owners
 from store.datastore.removal import remove_empty_group, remove_leftovers, remove_snapshot_files
 from store.errors import (
@@ -18,6 +18,7 @@ from store.errors import (
     PermissionDenied,
     StoreError,
 )
+from store.format.manifest import Manifest
 from store.names import Namespace, Snapshot
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,21 @@ class Beginning:
         self._group, self._durable = snapshot.group, durable
         self.held = ExitStack()
         self.finished = False
+        self._locks: list[Lock] = []
+        self._seen: list[groups.SnapshotDirectory] = []
+        self.previous_manifest: Manifest | None = None
+
+    def _hold_lock(self, lock: Lock) -> None:
+        self._locks.append(self.held.enter_context(lock))
+
+    def lock_store(self) -> None:
+        """Keep garbage collection away. Raises Locked."""
+        self._hold_lock(self._backend.lock_store())
+
+    def check_locks(self) -> None:
+        """Raise Locked if one was lost, where locks are leases."""
+        for lock in self._locks:
+            lock.check()
 
     def open_group(self, owner: str | None) -> None:
         """Lock the group, made if need be.
@@ -59,9 +75,7 @@ class Beginning:
         for _ in range(GROUP_ATTEMPTS):
             self._backend.mkdir(path, durable=self._durable)
             try:
-                self.held.enter_context(
-                    locks.lock_group(self._backend, self._namespace, self._group)
-                )
+                self._hold_lock(locks.lock_group(self._backend, self._namespace, self._group))
             except NotFound:
                 continue
             except Locked as error:
@@ -103,34 +117,43 @@ class Beginning:
         Locked when the newest is being removed.
         """
         while True:
-            latest = groups.find_latest(self._backend, self._namespace, self._group)
+            self._seen = groups.snapshot_directories(self._backend, self._namespace, self._group)
+            finished = (one.snapshot for one in reversed(self._seen) if one.is_finished)
+            latest = next(finished, None)
             if latest is None:
                 return None
             with suppress(NotFound):  # removed meanwhile: look again
                 return latest if self._hold(latest) else None
 
     def _hold(self, latest: Snapshot) -> bool:
-        """Keep the newest snapshot; False when nothing may be built on it. Raises NotFound."""
-        usable = not _verification_failed(self._backend, self._namespace, latest)
+        """Keep the newest snapshot; False when nothing may be built on it. Raises NotFound.
+
+        Its manifest is read under its lock: then it is known to be there still.
+        """
         if latest.time == self._snapshot.time:
             raise AlreadyExists(f"snapshot {latest} exists")
-        if usable and latest.time > self._snapshot.time:
-            raise InvalidName(
-                f"snapshot {self._snapshot} is older than the group's newest, {latest}"
-            )
-        if usable:
-            self.held.enter_context(
-                locks.lock_snapshot(self._backend, self._namespace, latest, exclusive=False)
-            )
-        return usable
+        lock = locks.lock_snapshot(self._backend, self._namespace, latest, exclusive=False)
+        with ExitStack() as stack:
+            stack.enter_context(lock)
+            manifest = _sound_manifest(self._backend, self._namespace, latest)
+            if manifest is None:
+                return False
+            if latest.time > self._snapshot.time:
+                raise InvalidName(
+                    f"snapshot {self._snapshot} is older than the group's newest, {latest}"
+                )
+            stack.pop_all()
+        self._hold_lock(lock)
+        self.previous_manifest = manifest
+        return True
 
     def make_directory(self) -> None:
         """Make and lock the snapshot's own directory. Raises AlreadyExists, Locked."""
-        remove_leftovers(self._backend, self._namespace, self._group)
+        remove_leftovers(self._backend, self._namespace, self._seen)
         if not self._backend.mkdir(self._snapshot.path(self._namespace), durable=self._durable):
             raise AlreadyExists(f"snapshot {self._snapshot} exists, or is being written")
         self.held.callback(self._undo, remove_snapshot_files, self._snapshot)
-        self.held.enter_context(
+        self._hold_lock(
             locks.lock_snapshot(self._backend, self._namespace, self._snapshot, exclusive=True)
         )
         self.held.callback(self._undo, remove_snapshot_files, self._snapshot)
@@ -147,13 +170,12 @@ class Beginning:
                 log.warning("could not remove %s, its group's next backup will: %s", what, error)
 
 
-def _verification_failed(backend: Backend, namespace: Namespace, snapshot: Snapshot) -> bool:
-    """Whether a snapshot is known to be damaged, so that nothing may be built on it."""
+def _sound_manifest(backend: Backend, namespace: Namespace, snapshot: Snapshot) -> Manifest | None:
+    """A snapshot's manifest; None when it is known to be damaged: nothing may be built on it."""
     try:
-        state = manifests.read_manifest(backend, namespace, snapshot).unprotected.get(
-            "verify_state"
-        )
+        manifest = manifests.read_manifest(backend, namespace, snapshot)
     except (FormatError, IntegrityError) as error:
         log.warning("%s; the next backup does not build on it", error)
-        return True
-    return isinstance(state, dict) and state.get("state") == "failed"
+        return None
+    state = manifest.unprotected.get("verify_state")
+    return None if isinstance(state, dict) and state.get("state") == "failed" else manifest

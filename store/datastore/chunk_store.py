@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from store.backends.base import Backend, ObjectStat
-from store.errors import BackendError, ChunkMissing, NotFound
+from store.errors import AlreadyExists, BackendError, ChunkMissing, NotFound
 from store.format.blob import ENCRYPTED_BLOB_MAGIC_1_0, ENCRYPTED_MAGICS
 from store.format.buffer import Buffer
 from store.names import Digest
@@ -35,6 +35,14 @@ class InsertResult(NamedTuple):
 
     new: bool
     stored_size: int
+
+
+def digest_of(name: str) -> Digest | None:
+    """The digest of `0123/0123…`, a name below `.chunks`; None for what is no chunk's name."""
+    directory, _, text = name.partition("/")
+    if not (text.startswith(directory) and CHUNK_NAME.fullmatch(text) and len(directory) == 4):
+        return None
+    return Digest(bytes.fromhex(text))
 
 
 class ChunkStore:
@@ -82,9 +90,15 @@ class ChunkStore:
         name = self.name(digest)
         size = len(header) + len(body)
         with self._inserting[digest[-1] % STRIPES]:
+            if self._backend.is_object_store:  # one request where it is new, the usual case
+                try:
+                    self._write(name, (header, body), durable, exclusive=True)
+                    return InsertResult(new=True, stored_size=size)
+                except AlreadyExists:
+                    pass
             there = self._backend.stat(name)
             if there is not None and self._keeps(name, there, bytes(header[:MAGIC_SIZE]), size):
-                if self._backend.touch(name):
+                if self._backend.is_object_store or self._backend.touch(name):
                     return InsertResult(new=False, stored_size=there.size)
                 there = None  # collected between the two calls
             self._write(name, (header, body), durable)
@@ -109,12 +123,14 @@ class ChunkStore:
             )
         return True
 
-    def _write(self, name: str, parts: tuple[Buffer, Buffer], durable: bool) -> None:
+    def _write(
+        self, name: str, parts: tuple[Buffer, Buffer], durable: bool, *, exclusive: bool = False
+    ) -> None:
         try:
-            self._backend.write(name, parts, durable=durable)
+            self._backend.write(name, parts, exclusive=exclusive, durable=durable)
         except NotFound:
             self._backend.mkdir(name.rpartition("/")[0], durable=durable)
-            self._backend.write(name, parts, durable=durable)
+            self._backend.write(name, parts, exclusive=exclusive, durable=durable)
 
     def touch(self, digest: Digest) -> int | None:
         """Mark a chunk as in use for garbage collection.
@@ -151,9 +167,7 @@ class ChunkStore:
         Ignores foreign, bad and temporary files. What is stored or removed meanwhile may appear or
         not.
         """
-        for prefix in range(0x10000):
-            directory = f"{prefix:04x}"
-            names = [entry.name for entry in self._backend.scan(f"{CHUNKS}/{directory}")]
-            for name in sorted(names):
-                if name.startswith(directory) and CHUNK_NAME.fullmatch(name):
-                    yield Digest(bytes.fromhex(name))
+        for found in self._backend.walk(CHUNKS):
+            digest = digest_of(found.name)
+            if digest is not None:
+                yield digest

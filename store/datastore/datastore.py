@@ -111,6 +111,7 @@ class Datastore:
         """
         owners.check_owner(owner)
         with locks.lock_group(self.backend, namespace, group):
+            groups.check_group(self.backend, namespace, group)
             owners.write_owner(self.backend, namespace, group, owner, exclusive=False, durable=True)
 
     def notes(self, namespace: Namespace, group: BackupGroup) -> str:
@@ -157,8 +158,7 @@ class Datastore:
                 f"snapshot {text!r}: write it as type/id/time, or type/id for the newest"
             )
         snapshot = Snapshot.parse(text)
-        if not groups.is_finished(self.backend, namespace, snapshot):
-            raise manifests.missing(namespace, snapshot)
+        groups.check_finished(self.backend, namespace, snapshot)
         return snapshot
 
     def read_manifest(self, namespace: Namespace, snapshot: Snapshot) -> Manifest:
@@ -175,8 +175,7 @@ class Datastore:
 
         Waits up to 5 s for another change to end. Raises NotFound, Locked, FormatError.
         """
-        if not groups.is_finished(self.backend, namespace, snapshot):
-            raise manifests.missing(namespace, snapshot)
+        groups.check_finished(self.backend, namespace, snapshot)
         with locks.lock_manifest(self.backend, namespace, snapshot):
             return manifests.update_manifest(self.backend, namespace, snapshot, change)
 

@@ -4,7 +4,10 @@ A snapshot is there when its manifest is; everything else is being written, or l
 writer that died.
 """
 
-from store.backends.base import Backend
+from typing import NamedTuple
+
+from store.backends.base import Backend, Subdirectory
+from store.datastore import manifests
 from store.errors import InvalidName, NotFound
 from store.names import (
     BACKUP_TYPES,
@@ -34,18 +37,37 @@ def list_groups(
     return sorted(groups)
 
 
+def check_group(backend: Backend, namespace: Namespace, group: BackupGroup) -> None:
+    """Raise NotFound if there is no such group."""
+    there = backend.stat(group.path(namespace))
+    if there is None or not there.is_directory:
+        raise NotFound(f"backup group {group} does not exist in {backend.location}")
+
+
+class SnapshotDirectory(NamedTuple):
+    """A directory in a group that is named like a snapshot."""
+
+    snapshot: Snapshot
+    directory: Subdirectory
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its manifest is there; looked up when asked, where that costs a look-up."""
+        return self.directory.is_marked
+
+
 def snapshot_directories(
     backend: Backend, namespace: Namespace, group: BackupGroup
-) -> list[Snapshot]:
+) -> list[SnapshotDirectory]:
     """Everything in a group that is named like a snapshot, finished or not, oldest first."""
     found = []
-    for entry in backend.scan(group.path(namespace)):
-        if entry.is_directory:
-            try:
-                found.append(Snapshot(group, parse_backup_time(entry.name)))
-            except InvalidName:
-                continue  # somebody else's directory
-    return sorted(found)
+    for directory in backend.subdirectories(group.path(namespace), MANIFEST_BLOB_NAME):
+        try:
+            snapshot = Snapshot(group, parse_backup_time(directory.name))
+        except InvalidName:
+            continue  # somebody else's directory
+        found.append(SnapshotDirectory(snapshot, directory))
+    return sorted(found, key=lambda one: one.snapshot)
 
 
 def is_finished(backend: Backend, namespace: Namespace, snapshot: Snapshot) -> bool:
@@ -53,16 +75,22 @@ def is_finished(backend: Backend, namespace: Namespace, snapshot: Snapshot) -> b
     return backend.stat(f"{snapshot.path(namespace)}/{MANIFEST_BLOB_NAME}") is not None
 
 
+def check_finished(backend: Backend, namespace: Namespace, snapshot: Snapshot) -> None:
+    """Raise NotFound if there is no such snapshot."""
+    if not is_finished(backend, namespace, snapshot):
+        raise manifests.missing(namespace, snapshot)
+
+
 def list_snapshots(backend: Backend, namespace: Namespace, group: BackupGroup) -> list[Snapshot]:
     """The finished snapshots of a group, oldest first; none when there is no such group."""
     found = snapshot_directories(backend, namespace, group)
-    return [snapshot for snapshot in found if is_finished(backend, namespace, snapshot)]
+    return [one.snapshot for one in found if one.is_finished]
 
 
 def find_latest(backend: Backend, namespace: Namespace, group: BackupGroup) -> Snapshot | None:
     """The newest finished snapshot of a group, if there is one."""
     newest_first = reversed(snapshot_directories(backend, namespace, group))
-    return next((found for found in newest_first if is_finished(backend, namespace, found)), None)
+    return next((found.snapshot for found in newest_first if found.is_finished), None)
 
 
 def read_notes(backend: Backend, namespace: Namespace, group: BackupGroup) -> str:

@@ -68,11 +68,20 @@ def read_manifest(backend: Backend, namespace: Namespace, snapshot: Snapshot) ->
 
 
 def write_manifest(
-    backend: Backend, namespace: Namespace, snapshot: Snapshot, manifest: Manifest, *, durable: bool
+    backend: Backend,
+    namespace: Namespace,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    *,
+    exclusive: bool = False,
+    durable: bool,
 ) -> None:
-    """Put a manifest in place; with it the snapshot becomes visible."""
+    """Put a manifest in place; with it the snapshot becomes visible.
+
+    `exclusive`: AlreadyExists when there is one.
+    """
     path = file_path(namespace, snapshot, MANIFEST_BLOB_NAME)
-    backend.write(path, (encode_blob(manifest.encode()),), durable=durable)
+    backend.write(path, (encode_blob(manifest.encode()),), exclusive=exclusive, durable=durable)
 
 
 def update_manifest(

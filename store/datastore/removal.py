@@ -1,6 +1,7 @@
 """Taking snapshots and groups away, the manifest first: what has none is no snapshot any more."""
 
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 
 from store.backends.base import Backend
@@ -21,13 +22,15 @@ def remove_snapshot_files(backend: Backend, namespace: Namespace, snapshot: Snap
     backend.forget_lock(locks.snapshot_locks(namespace, snapshot))
 
 
-def remove_leftovers(backend: Backend, namespace: Namespace, group: BackupGroup) -> None:
-    """Remove what dead writers left in a group. The caller holds the group's lock.
+def remove_leftovers(
+    backend: Backend, namespace: Namespace, found: Iterable[groups.SnapshotDirectory]
+) -> None:
+    """Remove what dead writers left of a group's snapshots. The caller holds the group's lock.
 
     Whatever has no manifest and is not locked by anybody is left over.
     """
-    for snapshot in groups.snapshot_directories(backend, namespace, group):
-        if groups.is_finished(backend, namespace, snapshot):
+    for snapshot, directory in found:
+        if directory.is_marked:
             continue
         with (
             suppress(Locked, NotFound),
@@ -58,8 +61,7 @@ def forget_snapshot(backend: Backend, namespace: Namespace, snapshot: Snapshot) 
     Raises NotFound, PermissionDenied (protected), Locked (somebody reads it or writes its
     manifest).
     """
-    if not groups.is_finished(backend, namespace, snapshot):
-        raise manifests.missing(namespace, snapshot)
+    groups.check_finished(backend, namespace, snapshot)
     _remove_finished(backend, namespace, snapshot)
     with suppress(Locked, NotFound), locks.lock_group(backend, namespace, snapshot.group):
         remove_empty_group(backend, namespace, snapshot.group)
@@ -83,10 +85,10 @@ def set_protected(
     backend: Backend, namespace: Namespace, snapshot: Snapshot, protected: bool
 ) -> None:
     """Set or clear that mark. Raises NotFound, Locked (it is being removed)."""
-    if not groups.is_finished(backend, namespace, snapshot):
-        raise manifests.missing(namespace, snapshot)
+    groups.check_finished(backend, namespace, snapshot)
     mark = f"{snapshot.path(namespace)}/{manifests.PROTECTED}"
     with locks.lock_snapshot(backend, namespace, snapshot, exclusive=False):
+        groups.check_finished(backend, namespace, snapshot)
         if protected:
             backend.write(mark, (), durable=True)
         else:
@@ -128,5 +130,6 @@ def forget_group(backend: Backend, namespace: Namespace, group: BackupGroup) -> 
             raise PermissionDenied(f"snapshot {protected[0]} is protected")
         for snapshot in snapshots:
             _remove_finished(backend, namespace, snapshot)
-        remove_leftovers(backend, namespace, group)
+        left = groups.snapshot_directories(backend, namespace, group)
+        remove_leftovers(backend, namespace, left)
         remove_empty_group(backend, namespace, group)

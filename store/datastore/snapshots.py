@@ -187,8 +187,14 @@ class SnapshotWriter:
         self._statistics.add_blob(len(encode_blob(manifest.encode())))
         complete = manifest.with_unprotected(chunk_upload_stats={**self._statistics.as_json()})
         self._sync()
+        self._begun.check_locks()
         manifests.write_manifest(
-            self._backend, self.namespace, self.snapshot, complete, durable=self._durable
+            self._backend,
+            self.namespace,
+            self.snapshot,
+            complete,
+            exclusive=self._backend.is_object_store,  # a lease may be lost just now
+            durable=self._durable,
         )
         self._sync()
         self._begun.finished = True
@@ -249,7 +255,7 @@ def begin_snapshot(
         owners.check_owner(owner)
     begun = Beginning(backend, namespace, snapshot, durable=sync_level is SyncLevel.FILE)
     try:
-        begun.held.enter_context(backend.lock_store())
+        begun.lock_store()
         begun.open_group(owner)
         previous = begun.find_previous()
         begun.make_directory()

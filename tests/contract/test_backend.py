@@ -265,3 +265,35 @@ def test_reading_a_directory_is_an_error_of_ours(backend: Backend) -> None:
     backend.mkdir("host")
     with pytest.raises((NotFound, BackendError)):
         backend.read("host")
+
+
+def test_walk_is_in_order_and_starts_after_a_name(backend: Backend) -> None:
+    backend.mkdir("host/a.b")
+    backend.mkdir("host/a/c")
+    for name in ("host/a/c/2", "host/a/1", "host/a.b/0", "host/z", "other"):
+        backend.write(name, (name.encode(),))
+    below = [(found.name, found.size) for found in backend.walk("host")]
+    assert sorted(below) == [("a.b/0", 10), ("a/1", 8), ("a/c/2", 10), ("z", 6)]
+    assert below[-1][0] == "z"
+    names = [found.name for found in backend.walk("host")]
+    for position, name in enumerate(names):
+        assert [found.name for found in backend.walk("host", name)] == names[position + 1 :]
+    assert list(backend.walk("no")) == []
+
+
+def test_subdirectories_know_whether_they_hold_the_mark(backend: Backend) -> None:
+    backend.mkdir("host/a/1")
+    backend.mkdir("host/a/2")
+    backend.write("host/a/1/index.json.blob", (b"1",))
+    backend.write("host/a/2/other", (b"",))
+    backend.write("host/a/owner", (b"",))
+    found = {one.name: one.is_marked for one in backend.subdirectories("host/a", "index.json.blob")}
+    assert found == {"1": True, "2": False}
+    assert list(backend.subdirectories("no", "index.json.blob")) == []
+
+
+def test_a_held_lock_is_not_lost(backend: Backend) -> None:
+    backend.mkdir("host/web01")
+    with backend.lock("host/web01", (), exclusive=True) as lock, backend.lock_store() as store:
+        lock.check()
+        store.check()

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -144,20 +144,31 @@ def test_nothing_is_built_on_a_snapshot_that_failed_verification(datastore: Data
         assert writer.previous is None
 
 
+class _Stays(NamedTuple):
+    """A directory whose manifest was there when it was looked at."""
+
+    name: str = ""
+    is_marked: bool = True
+
+
+STAYS = _Stays()
+
+
 def test_the_newest_is_removed_while_the_next_begins(
     datastore: Datastore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_snapshot(datastore, snapshot(1))
     write_snapshot(datastore, snapshot(2))
-    find = groups.find_latest
+    look = groups.snapshot_directories
 
-    def find_and_lose(*where: Any) -> Snapshot | None:
+    def look_and_lose(*where: Any) -> list[groups.SnapshotDirectory]:
         monkeypatch.undo()
-        found = find(*where)
+        found = look(*where)
+        assert found[-1].is_finished
         datastore.forget_snapshot(ROOT, snapshot(2))
-        return found
+        return [*found[:-1], found[-1]._replace(directory=STAYS)]
 
-    monkeypatch.setattr(groups, "find_latest", find_and_lose)
+    monkeypatch.setattr(groups, "snapshot_directories", look_and_lose)
     with datastore.begin_snapshot(ROOT, snapshot(3)) as writer:
         assert writer.previous == snapshot(1)
 
