@@ -1,4 +1,4 @@
-"""What all wrappers share: each call goes on to the backend inside, unless the wrapper says more."""
+"""What all wrappers share: each call goes on to the backend inside."""
 
 from collections.abc import Iterator, Sequence
 
