@@ -45,6 +45,12 @@ class FaultyBackend:
     def is_object_store(self) -> bool:
         return bool(self._backend.is_object_store)
 
+    def interrupt(self) -> None:
+        self._backend.interrupt()
+
+    def close(self) -> None:
+        self._backend.close()
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return self._guard(getattr(self._backend, name), name)
 
