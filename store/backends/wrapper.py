@@ -115,3 +115,25 @@ class Wrapper:
 
     def close(self) -> None:
         self.inner.close()
+
+
+class WrappedFile:
+    """A TemporaryFile that hands every call to `inner`."""
+
+    def __init__(self, inner: TemporaryFile) -> None:
+        self.inner = inner
+
+    def write(self, data: Buffer) -> None:
+        self.inner.write(data)
+
+    def write_at(self, offset: int, data: Buffer) -> None:
+        self.inner.write_at(offset, data)
+
+    def map(self) -> memoryview:
+        return self.inner.map()
+
+    def commit(self, *, durable: bool = False) -> None:
+        self.inner.commit(durable=durable)
+
+    def discard(self) -> None:
+        self.inner.discard()

@@ -1,5 +1,6 @@
 """Small datastores and snapshots, made in no time."""
 
+from functools import lru_cache
 from pathlib import Path
 
 from store.backends.base import Backend
@@ -8,7 +9,7 @@ from store.datastore.datastore import Datastore
 from store.format.blob import encode_blob, encode_blob_parts
 from store.format.crypt import chunk_digest
 from store.format.manifest import CryptMode, FileInfo, Manifest
-from store.names import BackupGroup, Namespace, Snapshot
+from store.names import BackupGroup, Digest, Namespace, Snapshot
 
 ROOT = Namespace()
 GROUP = BackupGroup("host", "web01")
@@ -39,6 +40,14 @@ def pattern(fill: int, size: int) -> bytes:
     return bytes([fill % 256]) * size
 
 
+@lru_cache(maxsize=64)
+def encoded_pattern(fill: int, size: int) -> tuple[Digest, bytes, bytes]:
+    """The digest of a pattern, and header and body of its chunk."""
+    data = pattern(fill, size)
+    header, body = encode_blob_parts(data)
+    return chunk_digest(data, None), bytes(header), bytes(body)
+
+
 def write_snapshot(
     datastore: Datastore,
     what: Snapshot,
@@ -60,11 +69,11 @@ def write_snapshot(
         ]
         digests = []
         for number in range(2):
-            data = pattern(number + what.time // DAY, min(4 * MIB, image_size - 4 * MIB * number))
-            digest = chunk_digest(data, None)
+            size = min(4 * MIB, image_size - 4 * MIB * number)
+            digest, header, body = encoded_pattern(number + what.time // DAY, size)
             if not writer.touch_chunk(digest):
-                writer.insert_chunk(digest, *encode_blob_parts(data), len(data))
-            digests.append((digest, len(data)))
+                writer.insert_chunk(digest, header, body, size)
+            digests.append((digest, size))
         image = writer.create_fixed_index("disk.img.fidx", image_size)
         for number, (digest, _) in enumerate(digests):
             image.set(number, digest)
