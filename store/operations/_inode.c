@@ -1,7 +1,7 @@
 /* The system calls that a backup and a restore make for every file, a handful at a time without the GIL.
  *
- * Only the usual case is here: whatever else happens, the answer is None (and nothing was done), and the
- * caller goes the long way in Python, which knows all cases. So these functions may be missing.
+ * Only the usual case is here: at whatever else they stop, with nothing done, and the caller goes the long way
+ * in Python, which knows all cases. So this module may be missing.
  */
 #define PY_SSIZE_T_CLEAN
 #define _GNU_SOURCE
@@ -10,90 +10,145 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 
 #define OPEN_FLAGS (O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY | O_NOATIME)
 #define CREATE_FLAGS (O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC)
 #define SECOND 1000000000LL
-#define SMALLEST_NS (INT64_MIN / SECOND)
 
-static PyStructSequence_Field facts_fields[] = {
-    {"st_mode", NULL}, {"st_ino", NULL}, {"st_dev", NULL}, {"st_nlink", NULL},     {"st_uid", NULL},
-    {"st_gid", NULL},  {"st_size", NULL}, {"st_mtime_ns", NULL}, {NULL, NULL},
+/* pxar's items (store/format/pxar/items.py): all integers are little-endian. */
+#define PXAR_ENTRY 0xD5956474E588ACEFULL
+#define PXAR_FILENAME 0x16701121063917B3ULL
+#define PXAR_PAYLOAD_REF 0x419D3D6BC4BA977EULL
+#define HEADER 16
+#define ENTRY 56
+#define REFERENCE 32
+#define TICK_NS 20000000LL
+#define MOST_FILES 1024
+#define RECORD 3
+
+struct question {
+    int directory, has_flags, has_project_ids, has_xattrs;
+    unsigned long changing_flags;
+    dev_t device;
 };
 
-static PyStructSequence_Desc facts_desc = {
-    "store.operations._inode.Facts", "What fstat said of a regular file, by os.stat_result's names.", facts_fields, 8,
-};
-
-static PyTypeObject *facts_type;
-
-static PyObject *make_facts(const struct stat *found)
+static void put64(uint8_t *to, uint64_t value)
 {
-    PyObject *facts = PyStructSequence_New(facts_type);
-    if (facts == NULL)
-        return NULL;
-    PyStructSequence_SET_ITEM(facts, 0, PyLong_FromUnsignedLong(found->st_mode));
-    PyStructSequence_SET_ITEM(facts, 1, PyLong_FromUnsignedLongLong(found->st_ino));
-    PyStructSequence_SET_ITEM(facts, 2, PyLong_FromUnsignedLongLong(found->st_dev));
-    PyStructSequence_SET_ITEM(facts, 3, PyLong_FromUnsignedLong(found->st_nlink));
-    PyStructSequence_SET_ITEM(facts, 4, PyLong_FromUnsignedLong(found->st_uid));
-    PyStructSequence_SET_ITEM(facts, 5, PyLong_FromUnsignedLong(found->st_gid));
-    PyStructSequence_SET_ITEM(facts, 6, PyLong_FromLongLong(found->st_size));
-    PyStructSequence_SET_ITEM(facts, 7, PyLong_FromLongLong(found->st_mtim.tv_sec * SECOND + found->st_mtim.tv_nsec));
-    if (PyErr_Occurred()) {
-        Py_DECREF(facts);
-        return NULL;
-    }
-    return facts;
+    for (int i = 0; i < 8; i++)
+        to[i] = (uint8_t)(value >> (8 * i));
 }
 
-PyDoc_STRVAR(open_file_doc,
-"open_file(name, directory, /) -> (descriptor, facts, flags, project, xattrs) | None\n\n"
-"Open a regular file below a directory's descriptor, following no symlink, and ask for its facts.\n"
-"flags: FS_IOC_GETFLAGS, project: of FS_IOC_FSGETXATTR, xattrs: bytes of the names; each -1 where it was not\n"
-"told. None: not a regular file, or anything that wants a closer look; then nothing is open.");
-
-static PyObject *open_file(PyObject *self, PyObject *args)
+static uint64_t get64(const uint8_t *from)
 {
-    const char *name;
-    int directory, file;
-    long flags = -1;
-    long long project = -1;
-    ssize_t xattrs = -1;
+    uint64_t value = 0;
+    for (int i = 0; i < 8; i++)
+        value |= (uint64_t)from[i] << (8 * i);
+    return value;
+}
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return now.tv_sec * SECOND + now.tv_nsec;
+}
+
+/* Whether nothing but the stat item is recorded of an open file; errno values as in backup/inode.py. */
+static int is_plain(int file, const struct question *ask)
+{
+    unsigned int bits[2] = {0, 0};
+    struct fsxattr more;
+    if (ask->has_flags && (ioctl(file, FS_IOC_GETFLAGS, bits) != 0 || bits[0] & ask->changing_flags))
+        return 0;
+    if (ask->has_project_ids && (ioctl(file, FS_IOC_FSGETXATTR, &more) != 0 || more.fsx_projid))
+        return 0;
+    return !ask->has_xattrs || flistxattr(file, NULL, 0) == 0;
+}
+
+/* Whether a file is there with exactly these facts (an ENTRY item) and this size. */
+static int is_as_recorded(const char *name, const uint8_t *entry, uint64_t size, const struct question *ask)
+{
     struct stat found;
+    uint8_t item[ENTRY] = {0};
+    int same = 0, file = openat(ask->directory, name, OPEN_FLAGS);
+    if (file < 0)
+        return 0;
+    if (fstat(file, &found) == 0 && S_ISREG(found.st_mode) && found.st_nlink == 1 && found.st_dev == ask->device &&
+        (uint64_t)found.st_size == size) {
+        int64_t age = now_ns() - (found.st_mtim.tv_sec * SECOND + found.st_mtim.tv_nsec);
+        put64(item, PXAR_ENTRY);
+        put64(item + 8, ENTRY);
+        put64(item + 16, found.st_mode);
+        put64(item + 32, found.st_uid | (uint64_t)found.st_gid << 32);
+        put64(item + 40, (uint64_t)found.st_mtim.tv_sec);
+        put64(item + 48, (uint64_t)found.st_mtim.tv_nsec);
+        same = memcmp(item, entry, ENTRY) == 0 && !(age >= 0 && age < TICK_NS) && is_plain(file, ask);
+    }
+    close(file);
+    return same;
+}
+
+PyDoc_STRVAR(unchanged_files_doc,
+"unchanged_files(names, items, position, question, /) -> (lengths, payloads, sizes)\n\n"
+"How many of the files to come are as an archive has them: for each, the bytes of its items in there, and where\n"
+"its content is and how long; three bytes objects of native 64-bit integers.\n\n"
+"names: listed names, the next one last, each with b'\\0f' behind it for a regular file (listing.py).\n"
+"items: a piece of a metadata stream with the next child at `position`.\n"
+"question: (directory's descriptor, its device, chattr bits that are recorded, has flags, project ids, xattrs).\n"
+"Ends before the first name, item or file that wants a closer look, and after 1024.");
+
+static PyObject *unchanged_files(PyObject *self, PyObject *args)
+{
+    PyObject *names;
+    Py_buffer items;
+    Py_ssize_t position, offered = 0;
+    struct question ask;
+    unsigned long long device;
+    const char *texts[MOST_FILES];
+    Py_ssize_t sizes[MOST_FILES];
+    uint64_t records[RECORD][MOST_FILES];
+    int count = 0;
     (void)self;
 
-    if (!PyArg_ParseTuple(args, "yi:open_file", &name, &directory))
+    if (!PyArg_ParseTuple(args, "O!y*n(iKkppp):unchanged_files", &PyList_Type, &names, &items, &position, &ask.directory,
+                          &device, &ask.changing_flags, &ask.has_flags, &ask.has_project_ids, &ask.has_xattrs))
         return NULL;
+    ask.device = (dev_t)device;
+    for (Py_ssize_t i = PyList_GET_SIZE(names) - 1; i >= 0 && offered < MOST_FILES; i--) {
+        PyObject *name = PyList_GET_ITEM(names, i);
+        Py_ssize_t size = PyBytes_Check(name) ? PyBytes_GET_SIZE(name) - 2 : 0;
+        if (size < 1 || memcmp(PyBytes_AS_STRING(name) + size, "\0f", 2) != 0)
+            break;
+        if (offered && sizes[offered - 1] == size && memcmp(texts[offered - 1], PyBytes_AS_STRING(name), (size_t)size) == 0)
+            break; /* listed twice */
+        texts[offered] = PyBytes_AS_STRING(name); /* `names` holds it; only our caller changes `names` */
+        sizes[offered++] = size;
+    }
     Py_BEGIN_ALLOW_THREADS
-    file = openat(directory, name, OPEN_FLAGS);
-    if (file >= 0) {
-        if (fstat(file, &found) != 0 || !S_ISREG(found.st_mode) || found.st_mtim.tv_sec <= SMALLEST_NS ||
-            found.st_mtim.tv_sec >= -SMALLEST_NS) {
-            close(file);
-            file = -1;
-        } else {
-            unsigned int bits[2] = {0, 0};
-            struct fsxattr more;
-            if (ioctl(file, FS_IOC_GETFLAGS, bits) == 0)
-                flags = (long)bits[0];
-            if (ioctl(file, FS_IOC_FSGETXATTR, &more) == 0)
-                project = more.fsx_projid;
-            xattrs = flistxattr(file, NULL, 0);
-        }
+    const uint8_t *data = items.buf;
+    for (; count < offered; count++) {
+        Py_ssize_t name = HEADER + sizes[count] + 1, whole = name + ENTRY + REFERENCE;
+        const uint8_t *item = data + position, *entry = item + name, *reference = entry + ENTRY;
+        if (position < 0 || position + whole > items.len || get64(item) != PXAR_FILENAME ||
+            get64(item + 8) != (uint64_t)name || memcmp(item + HEADER, texts[count], (size_t)sizes[count] + 1) != 0 ||
+            get64(reference) != PXAR_PAYLOAD_REF || get64(reference + 8) != REFERENCE ||
+            !is_as_recorded(texts[count], entry, get64(reference + 24), &ask))
+            break;
+        records[0][count] = (uint64_t)whole;
+        records[1][count] = get64(reference + 16);
+        records[2][count] = get64(reference + 24);
+        position += whole;
     }
     Py_END_ALLOW_THREADS
-    if (file < 0)
-        Py_RETURN_NONE;
-    PyObject *facts = make_facts(&found);
-    PyObject *result = facts == NULL ? NULL : Py_BuildValue("iNlLn", file, facts, flags, project, xattrs);
-    if (result == NULL)
-        close(file);
-    return result;
+    PyBuffer_Release(&items);
+    return Py_BuildValue("y#y#y#", records[0], count * (Py_ssize_t)8, records[1], count * (Py_ssize_t)8, records[2],
+                         count * (Py_ssize_t)8);
 }
 
 PyDoc_STRVAR(make_file_doc,
@@ -144,17 +199,16 @@ static PyObject *make_file(PyObject *self, PyObject *args)
 }
 
 static PyMethodDef methods[] = {
-    {"open_file", open_file, METH_VARARGS, open_file_doc},
+    {"unchanged_files", unchanged_files, METH_VARARGS, unchanged_files_doc},
     {"make_file", make_file, METH_VARARGS, make_file_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_inode", "System calls on files, a handful at a time.", -1, methods, NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT, "_inode", "System calls on files, a handful at a time.", 0, methods, NULL, NULL, NULL, NULL,
 };
 
 PyMODINIT_FUNC PyInit__inode(void)
 {
-    facts_type = PyStructSequence_NewType(&facts_desc);
-    return facts_type == NULL ? NULL : PyModule_Create(&module);
+    return PyModuleDef_Init(&module);
 }

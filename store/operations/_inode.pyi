@@ -11,3 +11,10 @@ def make_file(
     mtime_ns: int,
     /,
 ) -> bool: ...
+def unchanged_files(
+    names: list[bytes],
+    items: Buffer,
+    position: int,
+    question: tuple[int, int, int, bool, bool, bool],
+    /,
+) -> tuple[bytes, bytes, bytes]: ...
