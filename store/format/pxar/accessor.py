@@ -249,6 +249,8 @@ class Children(Iterator[Entry]):
     def __next__(self) -> Entry:
         if self._position >= self._table.start:
             raise StopIteration
+        if self._position - self._base >= len(self._buffer):
+            self._read_on(self._position)
         while True:
             try:
                 entry = self._accessor.next_child(

@@ -72,7 +72,9 @@ class FileSystem:
         metadata.quota_project_id = project or None
         return encode_metadata(metadata)
 
-    def question(self, directory: int, device: int) -> tuple[int, int, int, bool, bool, bool] | None:
+    def question(
+        self, directory: int, device: int
+    ) -> tuple[int, int, int, bool, bool, bool] | None:
         """What `unchanged_files` has to ask of a directory's files; None where that is not all."""
         if self._is_fat:
             return None

@@ -48,7 +48,9 @@ class OldDirectory:
     __slots__ = ("_children", "_next", "_on_damage")
 
     def __init__(
-        self, children: Children | None = None, on_damage: Callable[[StoreError], None] | None = None
+        self,
+        children: Children | None = None,
+        on_damage: Callable[[StoreError], None] | None = None,
     ) -> None:
         self._children, self._on_damage = children, on_damage
         self._next: Entry | None = None
