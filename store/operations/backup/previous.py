@@ -15,14 +15,18 @@ from store.operations.backup.chunks import ChunkWriter
 from store.operations.backup.listing import KIND_SIZE
 from store.operations.backup.request import BackupRequest, BackupSource
 
-try:
-    from store.operations._inode import unchanged_files
-except ImportError:  # not built: every file is looked at by itself
-    unchanged_files = None  # type: ignore[assignment]
-
 CACHE_BYTES = 32 << 20
 Warn = Callable[[str], None]
 Question = tuple[int, int, int, bool, bool, bool]
+Compare = Callable[[list[bytes], memoryview, int, Question], tuple[bytes, bytes, bytes]]
+
+unchanged_files: Compare | None
+try:
+    from store.operations import _inode
+
+    unchanged_files = _inode.unchanged_files
+except ImportError:  # not built: every file is looked at by itself
+    unchanged_files = None
 
 
 class UnchangedFiles(NamedTuple):
