@@ -55,7 +55,7 @@ class Accessor:
         self._payload = payload
         preamble = read_preamble(metadata.read)
         self.version, self.prelude = preamble.version, preamble.prelude
-        self._content_item = PXAR_PAYLOAD if self.version == 1 else PXAR_PAYLOAD_REF
+        self.content_item = PXAR_PAYLOAD if self.version == 1 else PXAR_PAYLOAD_REF
         self._root = self._read_root(preamble.root_offset)
         self._open_table = lru_cache(OPEN_TABLES)(partial(GoodbyeTable, metadata))
         self._table(self._root)
@@ -70,26 +70,11 @@ class Accessor:
 
     def iterate(self, directory: Entry) -> Iterator[Entry]:
         """The same one by one, for directories of millions."""
-        table = self._table(directory)
-        base = position = directory.content_offset
-        limit, length, size = table.start, 0, FIRST_WINDOW
-        parser = EntryParser(b"", base, self._content_item)
-        while position < limit:
-            try:
-                entry = parser.child(position - base)
-            except Incomplete as error:
-                # Larger and larger while windows are used up; small again after a jump over a
-                # subtree or a file's content.
-                size = min(2 * size, LARGEST_WINDOW) if position - base <= length else FIRST_WINDOW
-                window, base = self._window(position, size, error.end, limit), position
-                parser, length = EntryParser(window, base, self._content_item), len(window)
-                continue
-            if entry.kind is EntryKind.DIRECTORY:
-                self._bound_directory(entry, table, self._stored_size(entry, table))
-            elif entry.end > limit:
-                raise _overlap(entry, limit)
-            position = entry.end
-            yield entry
+        return self.children(directory)
+
+    def children(self, directory: Entry) -> "Children":
+        """The same, and the bytes they are read from."""
+        return Children(self, self._table(directory), directory.content_offset)
 
     def lookup(self, directory: Entry, name: bytes) -> Entry | None:
         """The child of this name, or None."""
@@ -178,13 +163,22 @@ class Accessor:
             )
         return self._payload
 
+    def next_child(self, parser: EntryParser, position: int, table: GoodbyeTable) -> Entry:
+        """The child at `position` of what a parser has. Raises Incomplete, FormatError."""
+        entry = parser.child(position)
+        if entry.kind is EntryKind.DIRECTORY:
+            self._bound_directory(entry, table, self._stored_size(entry, table))
+        elif entry.end > table.start:
+            raise _overlap(entry, table.start)
+        return entry
+
     def _read_root(self, offset: int) -> Entry:
         limit = self._metadata.size - HEADER_SIZE
         end = offset
         while True:
-            window = self._window(offset, CHILD_WINDOW, end, limit)
+            window = self.window(offset, CHILD_WINDOW, end, limit)
             try:
-                root = EntryParser(window, offset, self._content_item).root()
+                root = EntryParser(window, offset, self.content_item).root()
             except Incomplete as error:
                 end = error.end
             else:
@@ -219,9 +213,9 @@ class Accessor:
         """Parse the child at `offset`, all of which must lie before `limit`."""
         end = offset
         while True:
-            window = self._window(offset, CHILD_WINDOW, end, limit)
+            window = self.window(offset, CHILD_WINDOW, end, limit)
             try:
-                entry = EntryParser(window, offset, self._content_item).child(0)
+                entry = EntryParser(window, offset, self.content_item).child(0)
             except Incomplete as error:
                 end = error.end
                 continue
@@ -229,7 +223,7 @@ class Accessor:
                 raise _overlap(entry, limit)
             return entry
 
-    def _window(self, offset: int, size: int, end: int, limit: int) -> bytes:
+    def window(self, offset: int, size: int, end: int, limit: int) -> bytes:
         """About `size` bytes of what lies before `limit`, at least up to `end`.
 
         The header of the item at `limit` may be looked at too. Twice as much when one entry is
@@ -241,6 +235,57 @@ class Accessor:
         return self._metadata.read(
             offset, min(size if needed <= size else 2 * needed, stop - offset)
         )
+
+
+class Children(Iterator[Entry]):
+    """Goes through a directory's children in archive order, reading larger and larger pieces."""
+
+    def __init__(self, accessor: Accessor, table: GoodbyeTable, position: int) -> None:
+        self._accessor, self._table = accessor, table
+        self._position = self._base = position
+        self._buffer, self._size = b"", FIRST_WINDOW
+        self._parser = EntryParser(b"", position, accessor.content_item)
+
+    def __next__(self) -> Entry:
+        if self._position >= self._table.start:
+            raise StopIteration
+        if self._position - self._base >= len(self._buffer):
+            self._read_on(self._position)
+        while True:
+            try:
+                entry = self._accessor.next_child(
+                    self._parser, self._position - self._base, self._table
+                )
+            except Incomplete as error:
+                self._read_on(error.end)
+                continue
+            self._position = entry.end
+            return entry
+
+    def raw(self, entry: Entry) -> tuple[memoryview, int]:
+        """Bytes of the archive, and where in them `entry`, the child given last, begins.
+
+        Behind it what is at hand of its siblings, the last one perhaps cut: nobody has checked it.
+        """
+        end = min(len(self._buffer), self._table.start - self._base)
+        return memoryview(self._buffer)[:end], entry.offset - self._base
+
+    def move_to(self, offset: int) -> None:
+        """Go on with the child at `offset`: those before it the caller has recognised in `raw`."""
+        self._position = offset
+
+    def _read_on(self, end: int) -> None:
+        """Read from here to `end` and beyond.
+
+        Larger and larger while pieces are used up; small again after a jump over a subtree or a
+        file's content.
+        """
+        used_up = self._position - self._base <= len(self._buffer)
+        self._size = min(2 * self._size, LARGEST_WINDOW) if used_up else FIRST_WINDOW
+        limit = self._table.start
+        self._buffer = self._accessor.window(self._position, self._size, end, limit)
+        self._base = self._position
+        self._parser = EntryParser(self._buffer, self._base, self._accessor.content_item)
 
 
 def _overlap(entry: Entry, limit: int) -> FormatError:

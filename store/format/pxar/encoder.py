@@ -3,6 +3,9 @@
 Source: pxar src/encoder/mod.rs (spec 9.4, 9.5, 9.7, 9.10).
 """
 
+from collections.abc import Sequence
+from itertools import accumulate
+from operator import add
 from struct import Struct
 
 from store.errors import FormatError, InvalidName
@@ -32,6 +35,7 @@ EXCLUDE_CLI_NAME = b".pxarexclude-cli"
 _AFTER_ALL_NAMES = b"\xff" * (MAX_NAME_LENGTH + 1)
 _filename_header = HEADER.pack
 _payload_ref = Struct("<QQQQ").pack
+_put_u64 = Struct("<Q").pack_into
 
 
 class _Directory:
@@ -161,6 +165,41 @@ class Encoder:
         self._add(name, item, 0, 0 if reused else size)
         self._payload_end = payload_offset + HEADER_SIZE + size
         return item
+
+    def file_refs(
+        self,
+        names: Sequence[bytes],
+        items: bytearray,
+        lengths: Sequence[int],
+        payload_offsets: Sequence[int],
+        sizes: Sequence[int],
+    ) -> bytearray:
+        """Regular files of a split archive, many at once, from the items another archive has.
+
+        Args:
+            names: in ascending order, as they are in the items: trusted.
+            items: FILENAME, metadata, PAYLOAD_REF of each, one after the other: trusted, but for
+                the payload offsets, which are overwritten.
+            lengths: bytes of each file's items.
+            payload_offsets, sizes: as for `file_ref`.
+        """
+        directory, children = self._directory, self._directory.children
+        if not self._split or not self._open or names[0] <= directory.last_name:
+            raise FormatError(f"pxar encoder: files from {names[0][:64]!r} on have no place here")
+        position = 0
+        for length, offset, size in zip(lengths, payload_offsets, sizes, strict=True):
+            if offset < self._payload_end:
+                raise FormatError(f"pxar encoder: payload reference {offset} goes back")
+            position += length
+            _put_u64(items, position - 16, offset)
+            self._payload_end = offset + HEADER_SIZE + size
+        starts = [*accumulate(lengths, initial=self.position)]
+        children.hashes.extend(map(hash_name, names))
+        children.starts.extend(starts[:-1])
+        children.sizes.extend(map(add, lengths, sizes))
+        directory.last_name = names[-1]
+        self.last_offset, self.position = starts[-2:]
+        return items
 
     def symlink(self, name: bytes, metadata: bytes, target: bytes) -> bytes:
         """A symbolic link; `target` is what readlink() gave."""

@@ -10,13 +10,15 @@ import stat
 from collections.abc import Callable
 from typing import Protocol
 
+from store.format.buffer import Buffer
 from store.format.catalog import CatalogWriter
 from store.format.chunker import ChunkStream, PayloadStream
 from store.format.pxar.encoder import Encoder
 from store.format.pxar.entries import Entry
 from store.format.pxar.items import HEADER, HEADER_SIZE, PAYLOAD_START, PAYLOAD_TAIL, PXAR_PAYLOAD
 from store.operations.backup.content import Stream
-from store.operations.backup.previous import is_unchanged
+from store.operations.backup.listing import KIND_SIZE
+from store.operations.backup.previous import UnchangedFiles, is_unchanged
 from store.operations.backup.reuse import PayloadReuse
 
 CATALOG_KINDS = {
@@ -51,6 +53,12 @@ class TreeArchive(Protocol):
         old: the previous archive's entry of this name, if there is one.
         """
 
+    def unchanged(self, names: list[bytes], run: UnchangedFiles) -> int:
+        """Append a run of files of the previous archive, whose `names` are from `read_names`.
+
+        Returns how many: fewer than there are where the next one is better read again.
+        """
+
     def generated(self, name: bytes, metadata: bytes, content: bytes) -> None:
         """Append a regular file whose content is in memory, with time 0."""
 
@@ -65,9 +73,9 @@ class _Items:
 
     def __init__(self, stream: ChunkStream) -> None:
         self._stream = stream
-        self._parts: list[bytes] = []
+        self._parts: list[Buffer] = []
 
-    def write(self, items: bytes) -> None:
+    def write(self, items: Buffer) -> None:
         self._parts.append(items)
         if len(self._parts) >= GATHERED_ITEMS:
             self.flush()
@@ -117,6 +125,9 @@ class LegacyArchive:
             copy(self._stream)
         self._catalog.file(name, size, info.st_mtime_ns // 1_000_000_000)
         return self._encoder.last_offset
+
+    def unchanged(self, names: list[bytes], run: UnchangedFiles) -> int:
+        return 0
 
     def generated(self, name: bytes, metadata: bytes, content: bytes) -> None:
         self._items.write(self._encoder.file(name, metadata, len(content)))
@@ -179,6 +190,19 @@ class SplitArchive:
                 copy(self._payload)
         self._items.write(self._encoder.file_ref(name, metadata, offset, size))
         return self._encoder.last_offset
+
+    def unchanged(self, names: list[bytes], run: UnchangedFiles) -> int:
+        if self._reuse is None:
+            return 0
+        places = self._reuse.place_all(run.payloads, run.sizes)
+        count = len(places)
+        if count:
+            lengths, sizes = run.lengths[:count], run.sizes[:count]
+            items = bytearray(run.items[: sum(lengths)])
+            plain = [name[:-KIND_SIZE] for name in names[: -count - 1 : -1]]
+            self._items.write(self._encoder.file_refs(plain, items, lengths, places, sizes))
+            self.reused_bytes += sum(sizes)
+        return count
 
     def generated(self, name: bytes, metadata: bytes, content: bytes) -> None:
         offset = self._begin_payload(len(content))

@@ -72,6 +72,15 @@ class FileSystem:
         metadata.quota_project_id = project or None
         return encode_metadata(metadata)
 
+    def question(
+        self, directory: int, device: int
+    ) -> tuple[int, int, int, bool, bool, bool] | None:
+        """What `unchanged_files` has to ask of a directory's files; None where that is not all."""
+        if self._is_fat:
+            return None
+        has = self._has_flags, self._has_project_ids, self._has_xattrs
+        return directory, device, CHATTR_MASK, *has
+
     def _flags(self, file: int) -> int:
         """The chattr and FAT bits, as the archive numbers them."""
         flags = 0

@@ -1,42 +1,111 @@
 """The previous snapshot's tree, for metadata mode: whether it may serve, its entries by name."""
 
+from array import array
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from store.datastore.archives import ChunkCache, IndexedStream, SnapshotReader
 from store.errors import FormatError, IntegrityError, NotFound, StoreError
 from store.format.dynamic_index import DynamicIndex
 from store.format.manifest import Manifest
-from store.format.pxar.accessor import Accessor
+from store.format.pxar.accessor import Accessor, Children
 from store.format.pxar.entries import Entry, EntryKind
 from store.names import Digest, Snapshot
 from store.operations.backup.chunks import ChunkWriter
+from store.operations.backup.listing import KIND_SIZE
 from store.operations.backup.request import BackupRequest, BackupSource
 
 CACHE_BYTES = 32 << 20
 Warn = Callable[[str], None]
+Question = tuple[int, int, int, bool, bool, bool]
+Compare = Callable[[list[bytes], memoryview, int, Question], tuple[bytes, bytes, bytes]]
+
+unchanged_files: Compare | None
+try:
+    from store.operations import _inode
+
+    unchanged_files = _inode.unchanged_files
+except ImportError:  # not built: every file is looked at by itself
+    unchanged_files = None
+
+
+class UnchangedFiles(NamedTuple):
+    """Files that follow each other in the previous archive and are still so.
+
+    offset: of the first one's items there; items: their bytes and more; for each file how many
+    bytes those are, and where its payload is and how long its content.
+    """
+
+    offset: int
+    items: memoryview
+    lengths: "array[int]"
+    payloads: "array[int]"
+    sizes: "array[int]"
 
 
 class OldDirectory:
-    """A directory of the previous archive, read in step with today's: both are sorted by name."""
+    """A directory of the previous archive, read in step with today's: both are sorted by name.
 
-    __slots__ = ("_entries", "_next")
+    What can't be read in it is told to `on_damage` once, and is as if it were not there.
+    """
 
-    def __init__(self, entries: Iterator[Entry]) -> None:
-        self._entries = entries
-        self._next = next(entries, None)
+    __slots__ = ("_children", "_next", "_on_damage")
+
+    def __init__(
+        self,
+        children: Children | None = None,
+        on_damage: Callable[[StoreError], None] | None = None,
+    ) -> None:
+        self._children, self._on_damage = children, on_damage
+        self._next: Entry | None = None
 
     def find(self, name: bytes) -> Entry | None:
-        """The entry of this name. Names must be asked for in ascending order, none twice."""
-        entry = self._next
-        if entry is None or entry.name > name:
-            return None
+        """The entry of this name. Names must be asked for in ascending order."""
+        entry = self._next or self._read()
         while entry is not None and entry.name < name:
-            entry = next(self._entries, None)
-        self._next = entry
+            entry = self._read()
         return entry if entry is not None and entry.name == name else None
 
+    def unchanged(self, names: list[bytes], question: Question) -> UnchangedFiles | None:
+        """The files to come that are as they were; None when the next one is not.
 
-NOTHING = OldDirectory(iter(()))
+        Args:
+            names: of the directory as it is now, from `read_names`, the next one last.
+            question: about the directory and its file system, for `unchanged_files`.
+        """
+        if unchanged_files is None or self._children is None:
+            return None
+        entry = self.find(names[-1][:-KIND_SIZE])
+        if entry is None or entry.kind is not EntryKind.FILE:
+            return None
+        items, position = self._children.raw(entry)
+        found = unchanged_files(names, items, position, question)
+        if not found[0]:
+            return None
+        return UnchangedFiles(
+            entry.offset, items[position:], *(array("Q", column) for column in found)
+        )
+
+    def pass_over(self, run: UnchangedFiles, count: int) -> None:
+        """Go on after the first `count` files of a run."""
+        assert self._children
+        self._children.move_to(run.offset + sum(run.lengths[:count]))
+        self._next = None
+
+    def _read(self) -> Entry | None:
+        self._next = None
+        if self._children is not None:
+            try:
+                self._next = next(self._children, None)
+            except StoreError as error:
+                assert self._on_damage
+                self._on_damage(error)
+            if self._next is None:
+                self._children = None
+        return self._next
+
+
+NOTHING = OldDirectory()
 
 
 class PreviousTree:
@@ -51,22 +120,26 @@ class PreviousTree:
         self._is_whole = True
 
     def root(self) -> OldDirectory:
-        return OldDirectory(self._until_damage(self._accessor.root()))
+        return self._open(self._accessor.root())
 
     def directory(self, entry: Entry | None) -> OldDirectory:
         """The entries of a directory; none if there was no such directory."""
         if entry is None or entry.kind is not EntryKind.DIRECTORY:
             return NOTHING
-        return OldDirectory(self._until_damage(entry))
+        return self._open(entry)
 
-    def _until_damage(self, directory: Entry) -> Iterator[Entry]:
+    def _open(self, directory: Entry) -> OldDirectory:
         try:
-            yield from self._accessor.iterate(directory)
+            return OldDirectory(self._accessor.children(directory), self._damaged)
         except StoreError as error:
-            self._on_damage(f"previous snapshot: {error}; files there are read again")
-            if self._is_whole:
-                self._is_whole = False
-                self._chunks.distrust(_damaged_chunks(self._metadata))
+            self._damaged(error)
+            return NOTHING
+
+    def _damaged(self, error: StoreError) -> None:
+        self._on_damage(f"previous snapshot: {error}; files there are read again")
+        if self._is_whole:
+            self._is_whole = False
+            self._chunks.distrust(_damaged_chunks(self._metadata))
 
 
 def _damaged_chunks(stream: IndexedStream) -> Iterator[Digest]:

@@ -7,6 +7,8 @@ sequential reader passes over it, so `growth` bounds the stream's size to that m
 in it. Store notes 0002 has the reasons and figures.
 """
 
+from collections.abc import Sequence
+
 from store.format.chunker import PayloadStream
 from store.format.dynamic_index import DynamicIndex
 from store.format.pxar.items import HEADER_SIZE
@@ -52,6 +54,21 @@ class PayloadReuse:
         self._logical += size
         self._used = end
         return start + self._shift
+
+    def place_all(self, starts: Sequence[int], sizes: Sequence[int]) -> list[int]:
+        """`place` for one payload after the other, up to the first that is better read again.
+
+        Args:
+            starts: of the payload items in the old stream.
+            sizes: of their contents, in bytes, without the header.
+        """
+        places = []
+        for start, size in zip(starts, sizes, strict=True):
+            place = self.place(start, HEADER_SIZE + size)
+            if place is None:
+                break
+            places.append(place)
+        return places
 
     def ends_with_marker(self) -> bool:
         """Whether the stream now ends as the old one did, so that the old tail marker serves."""

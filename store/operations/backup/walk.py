@@ -129,6 +129,8 @@ class TreeWalker:
         if not directory.names:
             self._leave()
             return
+        if self._unchanged(directory):
+            return
         item = directory.names.pop()
         name = item[:-KIND_SIZE]
         if name == directory.last:
@@ -138,6 +140,29 @@ class TreeWalker:
             self._child(directory, name, item[-1])
         except OSError as error:
             self._leave_out(error)
+
+    def _unchanged(self, directory: _Directory) -> bool:
+        """Archive the files to come that are as the previous archive has them, many at once.
+
+        False where the next one is not among them, or can't be told without a closer look.
+        """
+        names, device = directory.names, directory.inode[0]
+        question = self._file_systems.of(device).question(directory.file, device)
+        if self.previous is None or self.patterns or names[-1][-1] != FILE or question is None:
+            return False
+        if names[-1][:-KIND_SIZE] <= directory.last:
+            return False
+        run = directory.previous.unchanged(names, question)
+        count = self.archive.unchanged(names, run) if run else 0
+        if run is None or not count:
+            return False
+        directory.previous.pass_over(run, count)
+        directory.last = self._name = names[-count][:-KIND_SIZE]
+        del names[-count:]
+        size = sum(run.sizes[:count])
+        self.report.source_bytes += size
+        self.progress.advance(size)
+        return True
 
     def _child(self, directory: _Directory, name: bytes, kind: int) -> None:
         """Archive one name, by the kind it was listed as; if it is another by now, by that."""
