@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from store.backends.base import Backend
+from store.backends.cache import Cache
 from store.backends.memory import MemoryBackend
 from store.errors import AlreadyExists, BackendError, Locked, NotFound
 from tests.fakes.datastores import bare_backend
@@ -24,7 +25,18 @@ def _local(path: Path) -> Backend:
     return bare_backend(path / "datastore")
 
 
-@pytest.fixture(params=[_memory, _local], ids=["memory", "local"])
+def _cached_memory(path: Path) -> Backend:
+    return Cache(_memory(path), str(path / "cache"), 64 << 20)
+
+
+def _cached_local(path: Path) -> Backend:
+    return Cache(_local(path), str(path / "cache"), 64 << 20)
+
+
+@pytest.fixture(
+    params=[_memory, _local, _cached_memory, _cached_local],
+    ids=["memory", "local", "cached-memory", "cached-local"],
+)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     made: Backend = request.param(tmp_path)
     yield made
