@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -95,12 +96,13 @@ class CacheDatabase:
         if self._connection is None or self._connected_as != (os.getpid(), inode):
             self._disconnect()
             self._connection = _open(self._files.index)
+            self._finalizer = weakref.finalize(self, self._connection.close)
             self._connected_as = (os.getpid(), inode)
         return self._connection
 
     def _disconnect(self) -> None:
         if self._connection is not None:
-            self._connection.close()
+            self._finalizer()
             self._connection = None
 
 

@@ -40,7 +40,7 @@ DATASTORE_SIZE = 8
 DIRECTORIES = 16
 MAX_SIZE = MAX_CHUNK_SIZE + ENCRYPTED_HEADER.size
 BLOCK = 4096
-ENTRY = 256  # bytes of a file's name in its directory and of its row in the index
+ENTRY = 128  # bytes of a file's name in its directory
 LEFT_BEHIND_S = 600.0  # longer than writing 16 MiB takes anywhere
 RESERVE_PERCENT = 5
 MAX_RESERVE = 2 << 30
@@ -202,7 +202,7 @@ class CacheFiles:
 
 
 def cost(size: int) -> int:
-    """Bytes of disk that a chunk of `size` bytes takes, with its place in directory and index."""
+    """Bytes of disk that a chunk of `size` bytes takes, with its place in the directory."""
     return -(-size // BLOCK) * BLOCK + ENTRY
 
 

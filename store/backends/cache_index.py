@@ -45,13 +45,14 @@ class CacheIndex:
         with self._database.transaction() as db:
             if not _is_settled(db):
                 raise Unsettled
-            self._note(db, touched)
             limit = budget_bytes - self._files.overhead()
             queue = SMALL if _queue(db, key) in (None, SMALL) else MAIN
-            if cost(size) > limit or not self._evict(db, cost(size), limit):
-                return False
-            _put(db, key, cost(size), queue)
-            return True
+            # Before anything is written: on a full disk SQLite has no room to write either.
+            room = cost(size) <= limit and self._evict(db, cost(size), limit)
+            self._note(db, touched)
+            if room:
+                _put(db, key, cost(size), queue)
+            return room
 
     def place(self, staged: str, key: bytes) -> bool:
         """Give a written file its name; False when its row has been evicted meanwhile."""

@@ -10,7 +10,7 @@ import pytest
 
 from store.backends.cache import Cache
 from store.errors import InvalidName, NotFound
-from tests.fakes.chunks import Chunk, ChunkSource, chunk
+from tests.fakes.chunks import ChunkSource, chunk
 
 MIB = 1 << 20
 ONE, TWO, THREE = (chunk(number) for number in range(3))
@@ -271,8 +271,10 @@ def test_modes_are_private_and_backups_leave_it_out(cache: Cache, directory: Pat
     modes = {path: path.stat().st_mode & 0o777 for path in (directory, *directory.rglob("*"))}
     assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
     assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
-    assert (directory / "CACHEDIR.TAG").read_bytes().startswith(
-        b"Signature: 8a477f597d28d172789f06886806bc55"
+    assert (
+        (directory / "CACHEDIR.TAG")
+        .read_bytes()
+        .startswith(b"Signature: 8a477f597d28d172789f06886806bc55")
     )
 
 
