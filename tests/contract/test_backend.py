@@ -9,61 +9,13 @@ from pathlib import Path
 import pytest
 
 from store.backends.base import Backend
-from store.backends.limit import Limit
-from store.backends.memory import MemoryBackend
-from store.backends.retry import Retry
 from store.errors import AlreadyExists, BackendError, Locked, NotFound
-from tests.fakes.clock import FakeClock
-from tests.fakes.datastores import bare_backend
-from tests.fakes.faults import Fault, PlannedFaults, seeded_faults
+from tests.contract.implementations import IMPLEMENTATIONS
 
 
-def _memory(_: Path) -> Backend:
-    backend = MemoryBackend()
-    backend.create()
-    return backend
-
-
-def _local(path: Path) -> Backend:
-    return bare_backend(path / "datastore")
-
-
-Make = Callable[[Path], Backend]
-
-
-def _retry(make: Make) -> Make:
-    return lambda path: Retry(make(path))
-
-
-def _retry_lost_answers(path: Path) -> Backend:
-    """Of two calls in five the answer is lost, where the next one's must be the same."""
-    clock, lost = FakeClock(), seeded_faults(1, 0.4, [Fault.LOST_ANSWER])
-
-    def plan(number: int, name: str) -> Fault | None:
-        return None if name in {"mkdir", "sync"} or "temporary." in name else lost(number, name)
-
-    return Retry(PlannedFaults(_memory(path), plan, clock), clock=clock, wait=clock.wait)
-
-
-def _limit(make: Make) -> Make:
-    rates = {"read_bytes_s": 1e9, "write_bytes_s": 1e9, "requests_s": 1e6}
-    return lambda path: Limit(make(path), **rates)
-
-
-@pytest.fixture(
-    params=[
-        pytest.param(_memory, id="memory"),
-        pytest.param(_local, id="local"),
-        pytest.param(_retry(_memory), id="retry-memory"),
-        pytest.param(_retry(_local), id="retry-local"),
-        pytest.param(_retry_lost_answers, id="retry-lost-answers"),
-        pytest.param(_limit(_memory), id="limit-memory"),
-        pytest.param(_limit(_local), id="limit-local"),
-        pytest.param(_retry(_limit(_local)), id="retry-limit-local"),
-    ]
-)
+@pytest.fixture(params=IMPLEMENTATIONS)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    made: Backend = request.param(tmp_path)
+    made: Backend = request.param(tmp_path, request)
     yield made
     made.close()
 
