@@ -10,6 +10,7 @@ import pytest
 
 from store.backends.base import Backend
 from store.backends.memory import MemoryBackend
+from store.backends.mirror import Mirror
 from store.errors import AlreadyExists, BackendError, Locked, NotFound
 from tests.fakes.datastores import bare_backend
 
@@ -24,7 +25,18 @@ def _local(path: Path) -> Backend:
     return bare_backend(path / "datastore")
 
 
-@pytest.fixture(params=[_memory, _local], ids=["memory", "local"])
+def _mirror_of_memory(path: Path) -> Backend:
+    return Mirror(_memory(path), [_memory(path)])
+
+
+def _mirror_of_local(path: Path) -> Backend:
+    return Mirror(_local(path / "primary"), [_memory(path), _local(path / "other")])
+
+
+@pytest.fixture(
+    params=[_memory, _local, _mirror_of_memory, _mirror_of_local],
+    ids=["memory", "local", "mirror-memory", "mirror-local"],
+)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     made: Backend = request.param(tmp_path)
     yield made
