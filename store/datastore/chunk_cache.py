@@ -202,12 +202,9 @@ class ChunkReader:
         try:
             data = self._cache.load(digest, self._cache_key, lambda: self._load(digest, size))
             if len(data) != size:
-                raise IntegrityError(f"has {len(data)} bytes, the index says {size}")
-        except ChunkMissing as error:
-            raise ChunkMissing(f"{self.name}: at offset {offset}: {error}") from error
+                raise IntegrityError(f"chunk {digest} has {len(data)} bytes, the index says {size}")
         except (IntegrityError, FormatError) as error:
-            text = f"{self.name}: at offset {offset}: chunk {digest}: {error}"
-            raise type(error)(text) from error
+            raise type(error)(f"{self.name}: at offset {offset}: {error}") from error
         return data
 
     def peek(self, digest: Digest) -> bytes | None:
@@ -229,11 +226,13 @@ class ChunkReader:
         try:
             raw = self._chunks.read(digest)
             return self._decode(raw, digest, size)
-        except (IntegrityError, FormatError):
+        except (IntegrityError, FormatError) as error:
             plain = self._load_copy(raw, digest, size)
-            if plain is None:
+            if plain is not None:
+                return plain
+            if isinstance(error, ChunkMissing):
                 raise
-            return plain
+            raise type(error)(f"chunk {digest}: {error}") from error
 
     def _load_copy(self, bad: bytes, digest: Digest, size: int) -> bytes | None:
         """The first copy that can be decoded; it replaces the others."""
