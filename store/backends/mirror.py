@@ -26,7 +26,6 @@ from store.errors import (
     FormatError,
     IntegrityError,
     NotFound,
-    PermissionDenied,
     StoreError,
 )
 from store.format.buffer import Buffer
@@ -59,7 +58,6 @@ class Mirror(Wrapper):
         self._repairs = ReadRepair(self._sites)
         self._lock = threading.Lock()
         self._writers = 0
-        self._interrupts = 0
 
     def __repr__(self) -> str:
         return f"Mirror({', '.join(repr(site.backend) for site in self._sites.all)})"
@@ -80,13 +78,13 @@ class Mirror(Wrapper):
     def read(self, name: str) -> bytes:
         if not is_chunk(name):
             return self._ask(lambda backend: backend.read(name))
-        interrupts = self._interrupts
+        interrupts = self._sites.interrupts
         errors: list[StoreError] = []
         for site in self._sites.nearest_first():
             try:
                 raw = self._sites.read_chunk(site, name)
             except StoreError as error:
-                if self._interrupts != interrupts:
+                if self._sites.interrupts != interrupts:
                     raise
                 errors.append(error)
                 self._note(site, name, error)
@@ -98,9 +96,7 @@ class Mirror(Wrapper):
 
     def _note(self, site: Site, name: str, error: StoreError) -> None:
         """Log a copy that can't be read, though its site can be reached; repairs log the rest."""
-        if isinstance(error, PermissionDenied) or (
-            isinstance(error, BackendError) and not error.retryable
-        ):
+        if not (_is_trouble(error) or site.is_down):
             self._repairs.report(site, name, f"not readable, another site is asked: {error}")
 
     def copies(self, name: str) -> Iterator[bytes]:
@@ -116,12 +112,13 @@ class Mirror(Wrapper):
     def _ask(self, question: Callable[[Backend], T]) -> T:
         if self._writers:
             return question(self.inner)
+        interrupts = self._sites.interrupts
         first: BackendError | None = None
         for site in self._sites.primary_first():
             try:
                 return self._sites.ask(site, question)
             except BackendError as error:
-                if not error.retryable:
+                if not error.retryable or self._sites.interrupts != interrupts:
                     raise
                 first = first or error
         raise first or BackendError(f"{self.location}: no site was asked")
@@ -180,9 +177,7 @@ class Mirror(Wrapper):
             self._writers += change
 
     def interrupt(self) -> None:
-        self._interrupts += 1
-        for site in self._sites.all:
-            site.backend.interrupt()
+        self._sites.interrupt()
 
     def close(self) -> None:
         for site in self._sites.all:

@@ -33,6 +33,9 @@ class Site:
         self.is_read_only = False  # until a write is refused, nobody knows
         self.is_down = False
         self.latency_s = math.inf
+        self.answered = -math.inf
+        """When it last did what it was asked."""
+
         self.due = -math.inf
         """When to ask it for its own sake."""
 
@@ -57,6 +60,7 @@ class Sites:
         """`measured`: the nearest comes first; else they are asked in the order given."""
         self.all = [Site(backend, is_primary=not n) for n, backend in enumerate(backends)]
         self._measured, self._clock = measured, clock
+        self.interrupts = 0
 
     def primary_first(self) -> list[Site]:
         """For metadata: the primary, or the others while it can't be reached."""
@@ -94,12 +98,15 @@ class Sites:
 
     def ask(self, site: Site, question: Callable[[Backend], T]) -> T:
         """Call a site, and note whether it can be reached. Raises what the call raises."""
+        began, interrupts = self._clock(), self.interrupts
         try:
             answer = question(site.backend)
         except BackendError as error:
-            if error.retryable:
+            # What answers others meanwhile is there: the object is the trouble.
+            if error.retryable and site.answered <= began and self.interrupts == interrupts:
                 self._note_down(site, error)
             raise
+        site.answered = self._clock()
         if site.is_down:
             site.is_down = False
             log.info("%s can be reached again", site)
@@ -110,3 +117,9 @@ class Sites:
         if not site.is_down:
             site.is_down = True
             log.warning("%s can't be reached, other sites are read instead: %s", site, error)
+
+    def interrupt(self) -> None:
+        """Make all calls end soon; none of their errors says anything about a site."""
+        self.interrupts += 1
+        for site in self.all:
+            site.backend.interrupt()

@@ -413,13 +413,40 @@ def test_interrupt_reaches_every_site_and_ends_the_search(pair: Pair) -> None:
 
     def interrupted(name: str) -> bytes:
         pair.mirror.interrupt()
-        raise BackendError("interrupted")
+        raise BackendError("interrupted", retryable=True)
 
     pair.madrid.read = interrupted  # type: ignore[method-assign]
-    with pytest.raises(BackendError, match="interrupted"):
-        pair.mirror.read(NAME)
+    for name in (NAME, "owner"):
+        with pytest.raises(BackendError, match="interrupted"):
+            pair.mirror.read(name)
     assert (pair.madrid.interrupted, pair.amsterdam.interrupted) == (True, True)
     assert pair.amsterdam.reads == []
+
+
+@pytest.mark.expect_warnings
+def test_one_object_that_fails_again_and_again_is_not_the_whole_site(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that finds an object rotten says 500 for ever: other reads go on there."""
+    other = ChunkStore.name(Digest(b"o" * 32))
+    pair.put(RAW, RAW)
+    pair.put(RAW, RAW, other)
+    read = pair.madrid.read
+
+    def fail_one(name: str) -> bytes:
+        if name != NAME:
+            return read(name)
+        pair.clock.now += 1  # the time that another thread's read takes
+        pair.mirror.read(other)
+        raise BackendError("madrid: internal error", retryable=True)
+
+    pair.madrid.read = fail_one  # type: ignore[method-assign]
+    assert pair.mirror.read(NAME) == RAW
+    assert pair.mirror.read(other) == RAW
+    assert other not in pair.amsterdam.reads
+    assert pair.names(pair.madrid) == {"": RAW}
+    assert len(messages(caplog)) == 1
+    assert "not readable" in messages(caplog)[0]
 
 
 # What only the decoder sees
