@@ -260,7 +260,8 @@ class Backend(Protocol):
     def repair(self, name: str, good: Buffer) -> None:
         """Put `good` wherever a copy is missing or another; the other is set aside as `.N.bad`.
 
-        Logs what was repaired. Does nothing on a plain storage.
+        Logs what was repaired, and what could not be: it raises nothing. Does nothing on a plain
+        storage.
         """
 
     def interrupt(self) -> None:

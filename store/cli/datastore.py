@@ -1,7 +1,8 @@
-"""`vaultway datastore`: create one, see how full it is."""
+"""`vaultway datastore`: create one, see how full and how fast it is."""
 
 from typing import TYPE_CHECKING, Any
 
+from store.cli import datastore_benchmark
 from store.cli.options import (
     add_command,
     add_noun,
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no public type for it
     """Declare the commands."""
-    noun = add_noun(subparsers, "datastore", "Create a datastore, see how full it is.")
+    noun = add_noun(subparsers, "datastore", "Create a datastore, see how full and how fast it is.")
     command = add_command(
         noun,
         "create",
@@ -35,6 +36,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
     )
     add_repository_options(command, namespace=False)
     add_output_option(command)
+    datastore_benchmark.add_command_to(noun)
 
 
 def create(args: "argparse.Namespace") -> None:

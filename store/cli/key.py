@@ -1,10 +1,11 @@
 """`vaultway key`: encryption keys, their passphrases and paper copies."""
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from store.cli import master_key
+from store.cli import key_doctor, master_key
 from store.cli.encryption import PASSWORD_VARIABLE, unlock
 from store.cli.key_files import (
     DEFAULT_KEY_NAME,
@@ -17,8 +18,8 @@ from store.cli.key_files import (
 )
 from store.cli.key_options import add_kdf_options, add_path, new_path, protect
 from store.cli.options import KEY_HELP, add_command, add_noun, add_output_option, parse_text
-from store.cli.output import Column, human_time, render_record, say
-from store.errors import FormatError, NotFound
+from store.cli.output import Column, human_time, render_record, say, say_bytes
+from store.errors import FormatError, InvalidName, NotFound
 
 if TYPE_CHECKING:
     import argparse
@@ -32,7 +33,8 @@ away from this machine: `vaultway key paperkey` makes one to print.
 
 def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no public type for it
     """Declare the commands."""
-    noun = add_noun(subparsers, "key", "Encryption keys: create, show, print, protect.")
+    text = "Encryption keys: create, show, print, protect, and check what they open."
+    noun = add_noun(subparsers, "key", text)
     example = 'vaultway key create ~/vault.json --hint "the long one"'
     notes = f"{KEEP_SAFE}\n{KEY_HELP}"
     command = add_command(noun, "create", create, "Create an encryption key.", example, notes)
@@ -45,6 +47,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
     _add_change_passphrase(noun)
     _add_paperkey(noun)
     master_key.add_commands(noun)
+    key_doctor.add_commands(noun)
 
 
 def _add_change_passphrase(noun: Any) -> None:  # noqa: ANN401
@@ -67,11 +70,15 @@ def _add_paperkey(noun: Any) -> None:  # noqa: ANN401
         paperkey,
         "Make a page to print from a key file or a master private key, with QR codes.",
         "vaultway key paperkey ~/vault.json --subject web01 > paperkey.html",
+        "svg and png are the QR codes alone, as a picture to print or to scan from a screen.",
     )
     add_path(command)
     command.add_argument("--subject", metavar="TEXT", type=parse_text, help="a first line")
     command.add_argument(
-        "--output-format", choices=("html", "text"), default="html", help="default: html"
+        "--output-format",
+        choices=("html", "text", "svg", "png"),
+        default="html",
+        help="default: html",
     )
 
 
@@ -118,16 +125,25 @@ def change_passphrase(args: "argparse.Namespace") -> None:
 
 
 def paperkey(args: "argparse.Namespace") -> None:
-    """Print the page."""
-    from store.format.paperkey import paper_key_html, paper_key_text
+    """Print the page, or the picture."""
+    from store.format import paperkey as pages
 
-    path = _existing_path(args)
+    path, form = _existing_path(args), args.output_format
+    if form in {"svg", "png"} and args.subject is not None:
+        raise InvalidName(f"--subject makes no sense with {form}: the picture is the codes alone")
+    if form == "png" and sys.stdout.isatty():
+        raise InvalidName("a png is no text for a terminal; write it to a file: > key.png")
     try:
         text = read_key_text(path).decode()
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: not a key file") from error
-    page = paper_key_html if args.output_format == "html" else paper_key_text
-    say(page(text, args.subject).removesuffix("\n"))
+    if form == "png":
+        say_bytes(pages.paper_key_png(text))
+    elif form == "svg":
+        say(pages.paper_key_svg(text))
+    else:
+        page = pages.paper_key_html if form == "html" else pages.paper_key_text
+        say(page(text, args.subject).removesuffix("\n"))
 
 
 def _existing_path(args: "argparse.Namespace") -> Path:

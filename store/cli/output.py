@@ -81,6 +81,13 @@ def say(text: str) -> None:
         sys.stdout.write(text + "\n")
 
 
+def say_bytes(data: bytes) -> None:
+    """Write a result that is no text to stdout. Raises as `say`."""
+    with checked_stdout():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+
+
 @contextlib.contextmanager
 def checked_stdout() -> "Iterator[None]":
     """Make an error of the store of what stdout refuses: it may be a file on a full disk.

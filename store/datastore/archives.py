@@ -103,6 +103,10 @@ class SnapshotReader:
             raise self._no_such(name, "image")
         return self._open_stream(info)
 
+    def open_stream(self, filename: str) -> IndexedStream:
+        """The stream behind one index of the manifest, `root.ppxar.didx`. Raises as `open_tree`."""
+        return self._open_stream(self.manifest.file(filename))
+
     def read_blob(self, name: str) -> bytes:
         """The plaintext of `qemu-server.conf`, `client.log`, … Raises as `open_tree`."""
         filename = f"{name}.blob"

@@ -191,33 +191,59 @@ class ChunkReader:
         self.name = name
         self._cache_key = self.key.fingerprint if self.key else None
 
-    def read(self, digest: Digest, size: int) -> bytes:
+    def read(self, digest: Digest, size: int, offset: int) -> bytes:
         """One whole chunk of `size` bytes, from the cache or the store.
 
-        Raises ChunkMissing, IntegrityError, FormatError (each naming archive and chunk),
+        `offset` is where the archive has it, for messages.
+
+        Raises ChunkMissing, IntegrityError, FormatError (each naming archive, offset and digest),
         BackendError.
         """
-        data = self._cache.load(digest, self._cache_key, lambda: self._decode(digest, size))
-        if len(data) != size:
-            raise IntegrityError(
-                f"{self.name}: chunk {digest} has {len(data)} bytes, the index says {size}"
-            )
+        try:
+            data = self._cache.load(digest, self._cache_key, lambda: self._load(digest, size))
+            if len(data) != size:
+                raise IntegrityError(f"chunk {digest} has {len(data)} bytes, the index says {size}")
+        except (IntegrityError, FormatError) as error:
+            raise type(error)(f"{self.name}: at offset {offset}: {error}") from error
         return data
 
     def peek(self, digest: Digest) -> bytes | None:
         """The chunk if it is in the cache; no waiting, no I/O."""
         return self._cache.get(digest, self._cache_key)
 
-    def prefetch(self, digest: Digest, size: int) -> None:
+    def prefetch(self, digest: Digest, size: int, offset: int) -> None:
         """Start loading a chunk that will be wanted soon."""
         if self.peek(digest) is None:
-            self._cache.prefetch(lambda: self.read(digest, size))
+            self._cache.prefetch(lambda: self.read(digest, size, offset))
 
-    def _decode(self, digest: Digest, size: int) -> bytes:
+    def _load(self, digest: Digest, size: int) -> bytes:
+        """Read and decode; what is bad or missing from another copy, if the storage has one.
+
+        Only here the content is known: a CRC covers neither an encrypted chunk's IV and tag, nor
+        what its digest stands for.
+        """
+        raw = b""
         try:
             raw = self._chunks.read(digest)
-            return decode_chunk(raw, self.key, digest, size, encrypted=self.encrypted)
-        except ChunkMissing as error:
-            raise ChunkMissing(f"{self.name}: {error}") from error
+            return self._decode(raw, digest, size)
         except (IntegrityError, FormatError) as error:
-            raise type(error)(f"{self.name}: chunk {digest}: {error}") from error
+            plain = self._load_copy(raw, digest, size)
+            if plain is not None:
+                return plain
+            if isinstance(error, ChunkMissing):
+                raise
+            raise type(error)(f"chunk {digest}: {error}") from error
+
+    def _load_copy(self, bad: bytes, digest: Digest, size: int) -> bytes | None:
+        """The first copy that can be decoded; it replaces the others."""
+        for copy in self._chunks.copies(digest):
+            if copy == bad:
+                continue
+            with suppress(IntegrityError, FormatError):
+                plain = self._decode(copy, digest, size)
+                self._chunks.repair(digest, copy)
+                return plain
+        return None
+
+    def _decode(self, raw: bytes, digest: Digest, size: int) -> bytes:
+        return decode_chunk(raw, self.key, digest, size, encrypted=self.encrypted)

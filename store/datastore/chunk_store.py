@@ -7,14 +7,14 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from store.backends.base import Backend, ObjectStat
+from store.backends.chunks import CHUNKS as CHUNKS
+from store.backends.chunks import set_aside, write_chunk
 from store.errors import AlreadyExists, BackendError, ChunkMissing, NotFound
 from store.format.blob import ENCRYPTED_BLOB_MAGIC_1_0, ENCRYPTED_MAGICS
 from store.format.buffer import Buffer
 from store.names import Digest
 
-CHUNKS = ".chunks"
 CHUNK_NAME = re.compile(r"[0-9a-f]{64}")
-BAD_NAMES = 10
 STRIPES = 64  # more than any pool of writers has threads
 MAGIC_SIZE = 8
 
@@ -69,6 +69,17 @@ class ChunkStore:
             raise ChunkMissing(f"chunk {text} is empty in {self._backend.location}")
         return raw
 
+    def copies(self, digest: Digest) -> Iterator[bytes]:
+        """Other copies of the encoded chunk, for who found bad what `read` gave.
+
+        That may be among them. A storage that has one of each has no others.
+        """
+        return self._backend.copies(self.name(digest))
+
+    def repair(self, digest: Digest, good: Buffer) -> None:
+        """Put a copy that was decoded wherever the storage has another or none."""
+        self._backend.repair(self.name(digest), good)
+
     def insert(
         self, digest: Digest, header: Buffer, body: Buffer, *, durable: bool = False
     ) -> InsertResult:
@@ -87,21 +98,21 @@ class ChunkStore:
             BackendError: the name is taken by something else than this kind of chunk.
             OutOfSpace, PermissionDenied.
         """
-        name = self.name(digest)
+        name, parts, backend = self.name(digest), (header, body), self._backend
         size = len(header) + len(body)
         with self._inserting[digest[-1] % STRIPES]:
-            if self._backend.is_object_store:  # one request where it is new, the usual case
+            if backend.is_object_store:  # one request where it is new, the usual case
                 try:
-                    self._write(name, (header, body), durable, exclusive=True)
+                    write_chunk(backend, name, parts, exclusive=True, durable=durable)
                     return InsertResult(new=True, stored_size=size)
                 except AlreadyExists:
                     pass
-            there = self._backend.stat(name)
+            there = backend.stat(name)
             if there is not None and self._keeps(name, there, bytes(header[:MAGIC_SIZE]), size):
-                if self._backend.is_object_store or self._backend.touch(name):
+                if backend.is_object_store or backend.touch(name):
                     return InsertResult(new=False, stored_size=there.size)
                 there = None  # collected between the two calls
-            self._write(name, (header, body), durable)
+            write_chunk(backend, name, parts, durable=durable)
             return InsertResult(new=not there or not there.size, stored_size=size)
 
     def _keeps(self, name: str, there: ObjectStat, magic: bytes, size: int) -> bool:
@@ -123,15 +134,6 @@ class ChunkStore:
             )
         return True
 
-    def _write(
-        self, name: str, parts: tuple[Buffer, Buffer], durable: bool, *, exclusive: bool = False
-    ) -> None:
-        try:
-            self._backend.write(name, parts, exclusive=exclusive, durable=durable)
-        except NotFound:
-            self._backend.mkdir(name.rpartition("/")[0], durable=durable)
-            self._backend.write(name, parts, exclusive=exclusive, durable=durable)
-
     def touch(self, digest: Digest) -> int | None:
         """Mark a chunk as in use for garbage collection.
 
@@ -150,16 +152,12 @@ class ChunkStore:
         """Move a corrupt chunk aside, so that the next backup stores it anew; its new name.
 
         The first free of `<hex>.0.bad` to `<hex>.9.bad`; when none is, the last is overwritten.
-        Raises ChunkMissing.
+        Raises ChunkMissing, BackendError.
         """
-        name = self.name(digest)
-        names = [f"{name}.{number}.bad" for number in range(BAD_NAMES)]
-        free = next((bad for bad in names if self._backend.stat(bad) is None), names[-1])
         try:
-            self._backend.rename(name, free)
+            return set_aside(self._backend, self.name(digest))
         except NotFound as error:
             raise ChunkMissing(f"chunk {digest} is not in {self._backend.location}") from error
-        return free
 
     def iterate(self) -> Iterator[Digest]:
         """All chunks, in order of digest, one of the 65,536 directories in memory at a time.

@@ -40,14 +40,14 @@ class IndexedStream:
         if not size:
             return b""
         start, end, digest = self._locate(offset)
-        data = self.reader.read(digest, end - start)
+        data = self.reader.read(digest, end - start, start)
         if offset + size <= end:
             return data if size == end - start else data[offset - start : offset - start + size]
         parts: list[Buffer] = [memoryview(data)[offset - start :]]
         left = offset + size - end
         while left > 0:
             start, end, digest = self._locate(end)
-            data = self.reader.read(digest, end - start)
+            data = self.reader.read(digest, end - start, start)
             parts.append(memoryview(data)[:left])
             left -= end - start
         return b"".join(parts)
@@ -92,7 +92,7 @@ class IndexedStream:
         """
         if 0 <= offset < self.size:
             start, end, digest = self._locate(offset)
-            self.reader.prefetch(digest, end - start)
+            self.reader.prefetch(digest, end - start, start)
 
     def chunks(
         self, start: int = 0, end: int | None = None, *, workers: int = 2, ahead: int = 4
@@ -120,7 +120,7 @@ class IndexedStream:
         while coming or following < end:
             while following < end and len(coming) < max(1, ahead):
                 first, after, digest = self._locate(following)
-                coming.append((first, pool.submit(self.reader.read, digest, after - first)))
+                coming.append((first, pool.submit(self.reader.read, digest, after - first, first)))
                 following = after
             first, future = coming.popleft()
             view = memoryview(future.result())

@@ -298,7 +298,7 @@ def unwrap_key(private_pem: bytes, passphrase: bytes | None, wrapped: bytes) -> 
         WrongKey: wrong passphrase, or wrapped for another master key.
         FormatError: not an RSA private key.
     """
-    private = _load_private_key(private_pem, passphrase)
+    private = load_master_private_key(private_pem, passphrase)
     try:
         # With a wrong key OpenSSL 3.2 returns noise instead of an error: both mean the same.
         return KeyFile.decode(private.decrypt(wrapped, padding.PKCS1v15()))
@@ -306,7 +306,8 @@ def unwrap_key(private_pem: bytes, passphrase: bytes | None, wrapped: bytes) -> 
         raise WrongKey("the wrapped key was not made for this master key") from error
 
 
-def _load_private_key(private_pem: bytes, passphrase: bytes | None) -> rsa.RSAPrivateKey:
+def load_master_private_key(private_pem: bytes, passphrase: bytes | None) -> rsa.RSAPrivateKey:
+    """Read a PEM private key. Raises KeyRequired, WrongKey, FormatError, as `unwrap_key`."""
     encrypted = b"ENCRYPTED" in private_pem
     if encrypted and passphrase is None:
         raise KeyRequired("the master private key needs its passphrase")

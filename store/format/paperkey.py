@@ -10,7 +10,14 @@ import json
 
 from store.errors import FormatError
 from store.format.keys import KeyFile
-from store.format.qr_code import encode_qr_code, render_svg, render_text
+from store.format.qr_code import (
+    Matrix,
+    encode_qr_code,
+    join_codes,
+    render_png,
+    render_svg,
+    render_text,
+)
 
 BEGIN, END = "-----BEGIN PROXMOX BACKUP KEY-----", "-----END PROXMOX BACKUP KEY-----"
 MASTER_KEY_BEGINNINGS = (
@@ -58,14 +65,19 @@ def paper_key_text(key: str, subject: str | None = None) -> str:
 
 def paper_key_html(key: str, subject: str | None = None) -> str:
     """Return the same as one HTML page without outside references; see `paper_key_text`."""
-    lines = _master_key_lines(key)
-    if lines is None:
-        lines = _key_file_lines(key)
-        blocks = [(_framed(lines), lines)]
-    else:
-        blocks = _numbered(lines, 20, "%02d: %s")
+    blocks = _large_blocks(key)
     title = f"<p>Subject: {html.escape(subject)}</p>\n" if subject is not None else ""
     return PAGE % (title + "".join(_html_block(text, block) for text, block in blocks))
+
+
+def paper_key_svg(key: str) -> str:
+    """Return the QR codes alone as one picture, below one another; see `paper_key_text`."""
+    return render_svg(_picture(key))
+
+
+def paper_key_png(key: str) -> bytes:
+    """Return the same as a PNG file."""
+    return render_png(_picture(key))
 
 
 def read_paper_key(text: str) -> KeyFile:
@@ -88,6 +100,19 @@ def _master_key_lines(key: str) -> list[str] | None:
     return lines
 
 
+def _large_blocks(key: str) -> list[tuple[str, list[str]]]:
+    """What fits one code each: as text for people, and as the code's raw lines."""
+    lines = _master_key_lines(key)
+    if lines is None:
+        lines = _key_file_lines(key)
+        return [(_framed(lines), lines)]
+    return _numbered(lines, 20, "%02d: %s")
+
+
+def _picture(key: str) -> Matrix:
+    return join_codes([_code(lines) for _, lines in _large_blocks(key)])
+
+
 def _framed(lines: list[str]) -> str:
     return "\n".join((BEGIN, *lines, END))
 
@@ -101,13 +126,15 @@ def _numbered(lines: list[str], size: int, form: str) -> list[tuple[str, list[st
     ]
 
 
+def _code(lines: list[str]) -> Matrix:
+    return encode_qr_code("\n".join(lines).encode())
+
+
 def _text_code(lines: list[str]) -> str:
-    return render_text(encode_qr_code("\n".join(lines).encode()))
+    return render_text(_code(lines))
 
 
 def _html_block(text: str, lines: list[str]) -> str:
-    picture = base64.b64encode(
-        render_svg(encode_qr_code("\n".join(lines).encode())).encode()
-    ).decode()
+    picture = base64.b64encode(render_svg(_code(lines)).encode()).decode()
     image = f'<img alt="" src="data:image/svg+xml;base64,{picture}">'
     return f"<div>\n<p>{html.escape(text)}</p>\n{image}\n</div>\n"

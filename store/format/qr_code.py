@@ -7,6 +7,9 @@ qrcodegen package.
 Source: qrencode 4.1.1, behaviour of `qrencode -lm`; checked against tests/golden/keys/paperkey.txt
 """
 
+import struct
+import zlib
+from collections.abc import Sequence
 from itertools import groupby, pairwise
 
 from qrcodegen import QrCode, QrSegment  # type: ignore[import-untyped]
@@ -16,6 +19,9 @@ ALPHABET = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ $%*+-./:")
 # Cost of a new segment in bits: 4 for the mode, then its length field. qrencode always counts with
 # that of a small code, whatever the size of the code in the end.
 HEADER_BITS = {NUMERIC: 4 + 10, ALPHANUMERIC: 4 + 9, BYTE: 4 + 8}
+
+QUIET_ZONE = 4  # light modules around a code, by the standard
+PIXELS_PER_MODULE = 8
 
 Matrix = tuple[bytes, ...]
 
@@ -43,9 +49,19 @@ def render_text(matrix: Matrix) -> str:
     )
 
 
+def join_codes(codes: Sequence[Matrix]) -> Matrix:
+    """One picture of all, one below the other, each with its quiet zone."""
+    width = max(len(code) for code in codes) + 2 * QUIET_ZONE
+    rows = [bytes(width)] * QUIET_ZONE
+    for code in codes:
+        rows += [(bytes(QUIET_ZONE) + row).ljust(width, b"\0") for row in code]
+        rows += [bytes(width)] * QUIET_ZONE
+    return tuple(rows)
+
+
 def render_svg(matrix: Matrix) -> str:
-    """An SVG picture, one unit a module, no quiet zone."""
-    size = len(matrix)
+    """An SVG picture, one unit a module, without a quiet zone of its own."""
+    width, height = len(matrix[0]), len(matrix)
     dark = "".join(
         f"M{x},{y}h1v1h-1z"
         for y, row in enumerate(matrix)
@@ -53,9 +69,25 @@ def render_svg(matrix: Matrix) -> str:
         if module
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
         ' shape-rendering="crispEdges">'
-        f'<rect width="{size}" height="{size}" fill="#fff"/><path d="{dark}" fill="#000"/></svg>'
+        f'<rect width="{width}" height="{height}" fill="#fff"/>'
+        f'<path d="{dark}" fill="#000"/></svg>'
+    )
+
+
+def render_png(matrix: Matrix) -> bytes:
+    """The same as a PNG picture of black and white pixels, 8 x 8 a module."""
+    width = len(matrix[0]) * PIXELS_PER_MODULE
+    lines = []
+    for row in matrix:  # a module is a byte of eight pixels; 0 is black
+        line = b"\0" + bytes(0 if module else 0xFF for module in row)
+        lines += [line] * PIXELS_PER_MODULE
+    header = struct.pack(">IIBBBBB", width, len(lines), 1, 0, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(b"".join(lines), 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
     )
 
 

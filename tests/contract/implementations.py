@@ -9,6 +9,7 @@ from store.backends.base import Backend
 from store.backends.cache import Cache
 from store.backends.limit import Limit
 from store.backends.memory import MemoryBackend
+from store.backends.mirror import Mirror
 from store.backends.retry import Retry
 from tests.fakes.clock import FakeClock
 from tests.fakes.datastores import bare_backend
@@ -51,8 +52,14 @@ def _cache(make: Make) -> Make:
     return lambda path, request: Cache(make(path, request), str(path / "cache"), 64 << 20)
 
 
+def _mirror(make: Make) -> Make:
+    return lambda path, request: Mirror(
+        make(path / "primary", request), [make(path / "other", request), _memory(path, request)]
+    )
+
+
 BACKENDS = {"memory": _memory, "local": _local}
-WRAPPERS = {"retry": _retry, "limit": _limit, "cache": _cache}
+WRAPPERS = {"retry": _retry, "limit": _limit, "cache": _cache, "mirror": _mirror}
 IMPLEMENTATIONS = [
     *(pytest.param(make, id=name) for name, make in BACKENDS.items()),
     *(

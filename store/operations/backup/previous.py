@@ -153,7 +153,7 @@ def _damaged_chunks(stream: IndexedStream) -> Iterator[Digest]:
         start, end = index.range(position)
         digest = index.digest(position)
         try:
-            stream.reader.read(digest, end - start)
+            stream.reader.read(digest, end - start, start)
         except (IntegrityError, FormatError):
             yield digest
 

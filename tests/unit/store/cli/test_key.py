@@ -1,13 +1,20 @@
 """`vaultway key`: files made, shown, re-locked, printed, wrapped and unwrapped."""
 
 import json
+import os
 import stat
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from store.format.crypt import CryptConfig
 from store.format.keys import KeyFile, wrap_crypt_config
+from store.format.keys import create_master_key as make_master_key
+from store.format.paperkey import paper_key_png
+from tests.program import PROGRAM, environment
 from tests.unit.store.cli.conftest import KEYS, Vaultway
 
 
@@ -128,6 +135,125 @@ def test_paperkey(vaultway: Vaultway) -> None:
     done = vaultway("key", "paperkey", KEYS / "scrypt.json", "--output-format", "text")
     assert done.out == (KEYS / "paperkey.txt").read_text()
     assert vaultway("key", "paperkey", KEYS / "scrypt.json").out.startswith("<!DOCTYPE html>")
+
+
+def test_paperkey_as_a_picture(vaultway: Vaultway) -> None:
+    svg = vaultway("key", "paperkey", KEYS / "scrypt.json", "--output-format", "svg")
+    assert (svg.code, svg.out[:5], svg.out[-7:]) == (0, "<svg ", "</svg>\n")
+    refused = vaultway(
+        "key", "paperkey", KEYS / "scrypt.json", "--output-format", "svg", "--subject", "x"
+    )
+    assert refused.code == 2
+
+
+def test_paperkey_as_png() -> None:
+    """Bytes, as they are: through the program itself."""
+    command = [PROGRAM, "key", "paperkey", KEYS / "scrypt.json", "--output-format", "png"]
+    done = subprocess.run(command, capture_output=True, check=True, env=environment())
+    assert done.stdout == paper_key_png((KEYS / "scrypt.json").read_text())
+    assert done.stderr == b""
+
+
+def test_show_master_pubkey(vaultway: Vaultway, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = KEYS / "master-public.pem"
+    done = vaultway("key", "show-master-pubkey", path, "--output-format", "json")
+    shown = json.loads(done.out)
+    assert shown.pop("path") == str(path)
+    assert (shown.pop("length"), shown.pop("exponent")) == (4096, "65537")
+    command = ["openssl", "rsa", "-pubin", "-in", path, "-noout", "-modulus"]
+    openssl = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert openssl.stdout == f"Modulus={shown.pop('modulus')}\n"
+    assert shown == {}
+    done = vaultway("key", "show-master-pubkey")
+    assert (done.code, "no default master key" in done.err) == (10, True)
+    assert vaultway("key", "import-master-pubkey", path).code == 0
+    assert "master-public.pem" in vaultway("key", "show-master-pubkey").out
+    done = vaultway("key", "show-master-pubkey", KEYS / "none.json")
+    assert (done.code, "none.json" in done.err) == (14, True)
+
+
+FORMS = ("environment", "file", "command", "descriptor", "terminal")
+
+
+@pytest.fixture(params=FORMS)
+def give(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[[str, str], None]:
+    """`give(variable, secret)`: the passphrase in one of the five forms.
+
+    On the terminal the prompts tell which one is asked for.
+    """
+    answers: dict[str, str] = {}
+    prompts = {
+        "PBS_ENCRYPTION_PASSWORD": ("Encryption key passphrase", "Passphrase of"),
+        "PBS_NEW_ENCRYPTION_PASSWORD": ("New passphrase",),
+        "PBS_MASTER_PASSWORD": ("Master key passphrase",),
+    }
+
+    def ask(prompt: str) -> str:
+        prompt = prompt.removeprefix("Verify ")
+        return next(secret for start, secret in answers.items() if prompt.startswith(start))
+
+    def give(variable: str, secret: str) -> None:
+        path = tmp_path / f"{variable} secret"
+        path.write_text(secret + "\n")
+        match request.param:
+            case "environment":
+                monkeypatch.setenv(variable, secret)
+            case "file":
+                monkeypatch.setenv(f"{variable}_FILE", str(path))
+            case "command":
+                monkeypatch.setenv(f"{variable}_CMD", f"cat '{path}'")
+            case "descriptor":
+                monkeypatch.setenv(f"{variable}_FD", str(os.open(path, os.O_RDONLY)))
+            case _:
+                answers.update(dict.fromkeys(prompts[variable], secret))
+                monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+                monkeypatch.setattr("getpass.getpass", ask)
+
+    return give
+
+
+def test_every_command_takes_its_passphrases_in_every_form(
+    vaultway: Vaultway,
+    golden: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    give: Callable[[str, str], None],
+) -> None:
+    """create, change-passphrase, create-master-key, import-with-master-key and doctor.
+
+    The other commands open no key. A descriptor can be read once, so each is given anew.
+    """
+    monkeypatch.chdir(tmp_path)
+    path, pbkdf2 = tmp_path / "key.json", ("--kdf", "pbkdf2")
+    give("PBS_ENCRYPTION_PASSWORD", "first one")
+    assert vaultway("key", "create", path, *pbkdf2).code == 0
+    give("PBS_ENCRYPTION_PASSWORD", "first one")
+    give("PBS_NEW_ENCRYPTION_PASSWORD", "second one")
+    assert vaultway("key", "change-passphrase", path, *pbkdf2).code == 0
+    KeyFile.decode(path.read_bytes()).unlock(b"second one")
+    give("PBS_ENCRYPTION_PASSWORD", "second one")
+    doctor = ("key", "doctor", "--repository", golden / "datastore", "--quiet", "--keyfile", path)
+    done = vaultway(*doctor, "--ns", "prod")
+    assert (done.code, done.err) == (0, "")
+
+    small = lambda passphrase: make_master_key(passphrase, 3072)  # noqa: E731 - 4096 take seconds
+    monkeypatch.setattr("store.format.keys.create_master_key", small)
+    give("PBS_MASTER_PASSWORD", "third one")
+    assert vaultway("key", "create-master-key").code == 0
+    original = KeyFile.decode((KEYS / "none.json").read_bytes())
+    public = Path("master-public.pem").read_bytes()
+    Path("wrapped").write_bytes(
+        wrap_crypt_config(public, original.unlock(), *[original.created] * 2)
+    )
+    give("PBS_MASTER_PASSWORD", "third one")
+    give("PBS_ENCRYPTION_PASSWORD", "fourth one")
+    give("PBS_NEW_ENCRYPTION_PASSWORD", "fourth one")  # what the terminal is asked for
+    back = ("key", "import-with-master-key", "master-private.pem", "wrapped", "back.json")
+    assert vaultway(*back, *pbkdf2).code == 0
+    back_file = KeyFile.decode(Path("back.json").read_bytes())
+    assert back_file.unlock(b"fourth one").key == original.data
 
 
 def test_master_key_round_trip(

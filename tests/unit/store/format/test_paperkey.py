@@ -2,7 +2,9 @@
 
 import base64
 import re
+import struct
 import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,21 @@ from hypothesis import strategies as st
 
 from store.errors import FormatError
 from store.format.keys import KeyFile
-from store.format.paperkey import paper_key_html, paper_key_text, read_paper_key
-from store.format.qr_code import encode_qr_code, render_svg, render_text, split_segments
+from store.format.paperkey import (
+    paper_key_html,
+    paper_key_png,
+    paper_key_svg,
+    paper_key_text,
+    read_paper_key,
+)
+from store.format.qr_code import (
+    encode_qr_code,
+    join_codes,
+    render_png,
+    render_svg,
+    render_text,
+    split_segments,
+)
 
 KEYS = Path(__file__).parents[3] / "golden/keys"
 
@@ -92,3 +107,53 @@ def test_as_qrencode_draws_it(name: str) -> None:
     command = ["qrencode", "-t", "utf8i", "-m0", "-s1", "-lm"]
     theirs = subprocess.run(command, input=data, capture_output=True, check=True).stdout.decode()
     assert render_text(encode_qr_code(data)) == theirs
+
+
+def _pixels(png: bytes) -> list[str]:
+    """The rows of a black and white PNG, as text of 0 (black) and 1."""
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height, depth, colour = struct.unpack(">IIBB", png[16:26])
+    assert (depth, colour) == (1, 0)
+    at, packed = 8, b""
+    while at < len(png):
+        size, kind = struct.unpack(">I4s", png[at : at + 8])
+        data = png[at + 8 : at + 8 + size]
+        assert png[at + 8 + size : at + 12 + size] == struct.pack(">I", zlib.crc32(kind + data))
+        packed += data if kind == b"IDAT" else b""
+        at += 12 + size
+    plain, stride = zlib.decompress(packed), 1 + width // 8
+    assert len(plain) == stride * height
+    rows = [plain[start : start + stride] for start in range(0, len(plain), stride)]
+    assert {row[0] for row in rows} == {0}
+    return ["".join(f"{byte:08b}" for byte in row[1:]) for row in rows]
+
+
+def _light_and_dark(png: bytes) -> tuple[bytes, ...]:
+    """The modules of a picture: 1 is dark, as in a Matrix."""
+    rows = _pixels(png)
+    assert all(row == rows[y - y % 8] for y, row in enumerate(rows))
+    return tuple(bytes(1 - int(bit) for bit in row[::8]) for row in rows[::8])
+
+
+def test_pictures_hold_every_code_with_a_quiet_zone() -> None:
+    """Checked with zxing, too: all codes of a key file's and a master key's picture scan."""
+    codes = [encode_qr_code(b"a short text"), encode_qr_code(b"one that is longer, " * 4)]
+    joined = join_codes(codes)
+    assert _light_and_dark(render_png(joined)) == joined
+    top = 4
+    for code in codes:
+        rows = joined[top : top + len(code)]
+        assert tuple(row[4 : 4 + len(code)] for row in rows) == code
+        assert not any(any(row[:4]) or any(row[4 + len(code) :]) for row in rows)
+        assert not any(map(any, joined[top - 4 : top]))
+        top += len(code) + 4
+    assert (len(joined), {len(row) for row in joined}) == (top, {len(codes[1]) + 8})
+
+
+def test_pictures_are_the_pages_code() -> None:
+    text = (KEYS / "scrypt.json").read_text()
+    page = {(x + 4, y + 4) for x, y in _dark_modules(paper_key_html(text))}
+    picture = _light_and_dark(paper_key_png(text))
+    assert {(x, y) for y, row in enumerate(picture) for x, dark in enumerate(row) if dark} == page
+    svg = re.findall(r"M(\d+),(\d+)h1", paper_key_svg(text))
+    assert {(int(x), int(y)) for x, y in svg} == page
