@@ -11,6 +11,7 @@ from store.datastore.option_kinds import BOOLEAN
 from store.datastore.options import BY_NAME, Given, read
 from store.errors import InvalidName
 
+SIZE = re.compile(r"\d+[kmgt]?", re.IGNORECASE | re.ASCII)
 PIECE = re.compile(
     r"""\\(?P<escaped>.) | "(?P<quoted>[^"]*)" | (?P<comma>,) | (?P<plain>.)""",
     re.VERBOSE | re.DOTALL,
@@ -104,7 +105,7 @@ def _of_repository(options: MountOptions, name: str, value: str) -> MountOptions
     """An option of the table; `no-take-over` and `take-over` are short for false and true."""
     if name not in BY_NAME:
         raise InvalidName(f"mount option {name}: unknown")
-    if name == "cache" and not value.startswith(("/", "~", ".")):
+    if name == "cache" and SIZE.fullmatch(value):
         raise InvalidName(
             f"mount option cache={value}: is a directory; for memory write memory={value}"
         )

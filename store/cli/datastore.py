@@ -60,12 +60,12 @@ def status(args: "argparse.Namespace") -> None:
     if args.output_format != "text":
         print_json(sizes | kind, args.output_format)
         return
-    texts = {name: _text(size, found.total) for name, size in sizes.items()} | kind
-    render_record(texts, "text", tuple(map(Column, texts)))
+    texts = {name: _text(size, found.total * (name != "total")) for name, size in sizes.items()}
+    render_record(texts | kind, "text", tuple(map(Column, texts | kind)))
 
 
 def _text(size: int | None, total: int) -> str:
+    """A size, and its share of `total` if that is known."""
     if size is None:
         return "unknown"
-    share = f" ({100 * size / total:.2f} %)" if size != total else ""
-    return f"{human_size(size)}{share if total else ''}"
+    return human_size(size) + (f" ({100 * size / total:.2f} %)" if total else "")

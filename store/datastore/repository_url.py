@@ -29,7 +29,8 @@ def parse_url(text: str) -> str:
     if text.startswith(S3_SCHEME):
         from store.backends.s3.config import S3Config
 
-        return f"{S3_SCHEME}{'/'.join(S3Config.parse_url(text))}"
+        config = S3Config(*S3Config.parse_url(text))
+        return f"{S3_SCHEME}{config.bucket}/{config.datastore}"
     return str(_local_path(text))
 
 
