@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from store.datastore.configuration import Chosen, Configuration
-    from store.datastore.options import Option
+    from store.datastore.configuration import Configuration
+    from store.datastore.options import Option, Repository
     from store.errors import StoreError
 
 HIDDEN = "(hidden)"
@@ -86,7 +86,7 @@ def check(args: "argparse.Namespace") -> int:
     for problem in problems:
         write_line(f"error: {problem}")
     rows: list[Row] = []
-    for name in sorted(configuration.entries) if not problems else ():
+    for name in sorted(configuration.repositories) if not problems else ():
         chosen = configuration.choose(name)
         found = _problem_of(configuration, chosen, connect=args.connect)
         state = "opened" if args.connect else "ok"
@@ -98,7 +98,7 @@ def check(args: "argparse.Namespace") -> int:
 
 
 def _problem_of(
-    configuration: "Configuration", chosen: "Chosen", *, connect: bool
+    configuration: "Configuration", chosen: "Repository", *, connect: bool
 ) -> "StoreError | None":
     """What is wrong with one repository: files that it names, or when it is opened."""
     from store.datastore.repository import open_datastore
@@ -118,7 +118,7 @@ def show(args: "argparse.Namespace") -> None:
     from store.datastore.configuration import load_configuration
 
     configuration = load_configuration(args.config)
-    names = [args.name] if args.name else sorted(configuration.entries)
+    names = [args.name] if args.name else sorted(configuration.repositories)
     if not names and args.output_format == "text":
         say(f"no repository has a name; looked for {', '.join(map(str, configuration.places))}")
     rows: list[Row] = []
@@ -133,14 +133,14 @@ def show(args: "argparse.Namespace") -> None:
     render(rows, args.output_format, columns)
 
 
-def _rows(name: str, chosen: "Chosen") -> "Iterator[Row]":
+def _rows(name: str, chosen: "Repository") -> "Iterator[Row]":
     """The url, then what holds, in the order of the table of options."""
     from store.datastore.options import OPTIONS
     from store.datastore.settings import applicable
 
     url = chosen.url
     yield _row(name, "url", url.value, url.value, url.origin or "command line")
-    given = applicable(url.value, chosen.options)
+    given = applicable(chosen)
     for option in OPTIONS:
         if option.name in given:
             value, origin = given[option.name].value, given[option.name].origin

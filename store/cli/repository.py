@@ -83,6 +83,6 @@ def configured_keyfile(args: "argparse.Namespace") -> Path | None:
         return None
     from store.datastore.settings import check_files
 
-    settings, chosen = get_settings(args), args.chosen
-    check_files(chosen.url.value, chosen.options, "keyfile")
+    settings = get_settings(args)
+    check_files(args.chosen, "keyfile")
     return settings.keyfile

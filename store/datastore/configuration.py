@@ -9,24 +9,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from store.datastore.configuration_file import ConfigurationFile, Entry, read_configuration_file
-from store.datastore.options import Given, Layer, merge
+from store.datastore.options import Given, Layer, Repository, merge
 from store.datastore.repository_url import is_name, parse_url
 from store.datastore.settings import RepositorySettings, check_files, config_home, make_settings
 from store.errors import InvalidName, NotFound, PermissionDenied, StoreError
 
+if TYPE_CHECKING:
+    from store.datastore.configuration_file import ConfigurationFile
+
 FILE_NAME = "config.toml"
 SYSTEM_FILE = Path("/etc/vaultway", FILE_NAME)
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """One repository, and all that is said of it. `name` is None for one without."""
-
-    name: str | None
-    url: Given
-    options: Layer
 
 
 @dataclass
@@ -41,79 +35,77 @@ class Configuration:
     """
 
     places: Sequence[Path] = ()
-    entries: dict[str, Entry] = field(default_factory=dict)
+    repositories: dict[str, Repository] = field(default_factory=dict)
     defaults: Layer = field(default_factory=dict)
     unreadable: list[Path] = field(default_factory=list)
     problems: list[StoreError] = field(default_factory=list)
 
-    def add(self, file: ConfigurationFile) -> None:
-        """Take a file's entries; they replace those of the same name."""
-        self.entries |= file.entries
+    def add(self, file: "ConfigurationFile") -> None:
+        """Take a file's repositories; they replace those of the same name."""
+        self.repositories |= file.repositories
         self.defaults = merge(file.defaults, self.defaults)
         self.problems += file.problems
 
-    def choose(self, repository: str, *layers: Layer) -> Chosen:
-        """What holds for `repository`, a configured name or a place (`parse_url`).
+    def choose(self, text: str, *layers: Layer) -> Repository:
+        """The repository that `text` names or is the place of (`parse_url`), and what holds for it.
 
         `layers` come before the configuration's own options, the strongest first.
 
         Raises NotFound: no such name. InvalidName: not a repository.
         """
-        entry = self.entries.get(repository)
-        if entry is not None:
-            return Chosen(entry.name, entry.url, merge(*layers, entry.options, self.defaults))
-        if is_name(repository):
-            raise NotFound(f"repository {repository!r} is not configured{self._advice()}")
-        url = Given(parse_url(repository), "")
-        return Chosen(None, url, merge(*layers, self.defaults))
+        if (named := self.repositories.get(text)) is not None:
+            options = merge(*layers, named.options, self.defaults)
+            return Repository(named.name, named.url, options)
+        if is_name(text):
+            raise NotFound(f"repository {text!r} is not configured{self._advice()}")
+        return Repository(None, Given(parse_url(text), ""), merge(*layers, self.defaults))
 
-    def settings(self, chosen: Chosen) -> RepositorySettings:
-        """The settings that were chosen, mirrors and all.
+    def settings(self, repository: Repository) -> RepositorySettings:
+        """The settings of what was chosen, mirrors and all.
 
         Raises InvalidName: they don't go together. NotFound: a mirror is not configured.
         """
-        mirrors = chosen.options.get("mirrors")
-        sites = self._mirrors(chosen, mirrors) if mirrors else ()
-        return make_settings(chosen.url.value, chosen.name, chosen.options, sites)
+        mirrors = tuple(map(self.settings, self._mirrors(repository)))
+        return make_settings(repository, mirrors)
 
-    def _mirrors(self, chosen: Chosen, mirrors: Given) -> tuple[RepositorySettings, ...]:
-        sites = []
-        for repository in mirrors.value:
+    def _mirrors(self, repository: Repository) -> list[Repository]:
+        """Mirrors of mirrors would be asked twice, or for ever, and are refused."""
+        given = repository.options.get("mirrors")
+        mirrors = []
+        for text in given.value if given else ():
             try:
-                mirror = self.choose(repository)
-                self._refuse_chain(chosen, mirror)
-                sites.append(self.settings(mirror))
+                mirror = self.choose(text)
+                if mirror.url.value == repository.url.value:
+                    raise InvalidName("is the repository itself")
+                if "mirrors" in mirror.options:
+                    raise InvalidName(
+                        "has mirrors itself, a loop or a chain; name all in one place"
+                    )
             except StoreError as error:
-                raise type(error)(f"{mirrors.origin}: mirror {repository}: {error}") from error
-        return tuple(sites)
-
-    def _refuse_chain(self, chosen: Chosen, mirror: Chosen) -> None:
-        """Mirrors of mirrors would be asked twice, or for ever."""
-        if mirror.url.value == chosen.url.value:
-            raise InvalidName("is the repository itself")
-        if "mirrors" in mirror.options:
-            raise InvalidName("has mirrors itself, a loop or a chain; name all sites in one place")
+                origin = given.origin if given else ""
+                raise type(error)(f"{origin}: mirror {text}: {error}") from error
+            mirrors.append(mirror)
+        return mirrors
 
     def check(self) -> None:
         """Add what is wrong with each repository as a whole to the problems."""
-        for name in self.entries:
+        for name in self.repositories:
             try:
                 self.settings(self.choose(name))
             except StoreError as error:
                 self.problems.append(error)
 
-    def check_files(self, chosen: Chosen, *names: str) -> None:
-        """See whether the files exist that the options `names` (all) of it and its mirrors name.
+    def check_files(self, repository: Repository, *names: str) -> None:
+        """See whether the files can be read that the options `names` (all) name, its mirrors' too.
 
         Raises NotFound, PermissionDenied, BackendError.
         """
-        check_files(chosen.url.value, chosen.options, *names)
-        for mirror in chosen.options["mirrors"].value if "mirrors" in chosen.options else ():
-            self.check_files(self.choose(mirror), *names)
+        for site in (repository, *self._mirrors(repository)):
+            check_files(site, *names)
 
     def _advice(self) -> str:
-        if self.entries:
-            text = f"; configured: {', '.join(sorted(self.entries))}"
+        if self.repositories:
+            text = f"; configured: {', '.join(sorted(self.repositories))}"
         else:
             text = f"; name it in {self.places[-1]}, or write /path or s3://bucket/datastore"
         if self.unreadable:
@@ -139,11 +131,12 @@ def read_configuration(file: str | None = None) -> Configuration:
     places = (Path(file),) if file else (SYSTEM_FILE, *_user_file())
     configuration = Configuration(places)
     for place in places:
+        if not file and _is_absent(place):
+            continue
+        from store.datastore.configuration_file import read_configuration_file
+
         try:
             configuration.add(read_configuration_file(place))
-        except NotFound:
-            if file:
-                raise
         except PermissionDenied:
             if place != SYSTEM_FILE:
                 raise
@@ -155,3 +148,13 @@ def read_configuration(file: str | None = None) -> Configuration:
 def _user_file() -> Iterator[Path]:
     with suppress(InvalidName):  # a user without a home has none
         yield config_home() / FILE_NAME
+
+
+def _is_absent(place: Path) -> bool:
+    try:
+        place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # reading it says so
+        pass
+    return False

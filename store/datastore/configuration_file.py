@@ -12,7 +12,7 @@ from typing import Any
 
 from store.backends.base import storage_error
 from store.datastore.option_kinds import LIST
-from store.datastore.options import BY_NAME, Given, Layer, Option
+from store.datastore.options import BY_NAME, Given, Layer, Option, Repository
 from store.datastore.repository_url import S3_SCHEME, is_name, parse_url
 from store.errors import InvalidName, PermissionDenied, StoreError
 
@@ -26,21 +26,12 @@ TOML_ERROR = re.compile(
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One `[repository.NAME]`: where it is (`parse_url`), and its own options."""
-
-    name: str
-    url: Given
-    options: Layer
-
-
 @dataclass
 class ConfigurationFile:
     """What one file says, and what is wrong with it."""
 
     path: Path
-    entries: dict[str, Entry] = field(default_factory=dict)
+    repositories: dict[str, Repository] = field(default_factory=dict)
     defaults: Layer = field(default_factory=dict)
     problems: list[StoreError] = field(default_factory=list)
 
@@ -132,7 +123,7 @@ class _Reading:
             raise InvalidName(f"repository {name!r} has no url")
         with self._noting(*place, "url"):
             url = _parse_configured_url(table["url"])
-            self._found.entries[name] = Entry(
+            self._found.repositories[name] = Repository(
                 name, Given(url, self._origin(*place, "url")), options
             )
 

@@ -5,27 +5,26 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from store.errors import InvalidName
 from store.names import Fingerprint, Namespace
 
-_SIZE = re.compile(r"(\d{1,15})([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+# Patterns, compiled when they are used: most starts need none.
+_SIZE = r"(?ai)(\d{1,15})([kmgt]?)(?:i?b)?"
 SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([smhd]?)", re.ASCII)
+_DURATION = r"(?a)(\d{1,9}(?:\.\d{1,9})?) ?([smhd]?)"
 DURATION_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 MAX_DURATION_S = 30 * 86400
-_COUNT = re.compile(r"\d{1,6}", re.ASCII)
+_COUNT = r"(?a)\d{1,6}"
 BOOLEANS = {"1": True, "on": True, "yes": True, "true": True}
 BOOLEANS |= {"0": False, "off": False, "no": False, "false": False}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_ENDPOINT = re.compile(r"https?://[^/?#@\s]+/?")
+_CONTROL = r"[\x00-\x1f\x7f]"
+_ENDPOINT = r"https?://[^/?#@\s]+/?"
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """One way to write values.
 
     Attributes:
@@ -48,7 +47,7 @@ class Kind:
         """The value of `text`. Raises ValueError."""
         if not text and not self.is_empty_allowed:
             raise ValueError("is empty")
-        if _CONTROL.search(text):
+        if re.search(_CONTROL, text):
             raise ValueError("has control characters")
         return self.parse(text)
 
@@ -66,7 +65,7 @@ class Kind:
 
 def parse_size(text: str) -> int:
     """Bytes of `256M`, `1GiB`, `4096` (units of 1024). Raises ValueError."""
-    match = _SIZE.fullmatch(text)
+    match = re.fullmatch(_SIZE, text)
     if not match:
         raise ValueError("write it as 256M or 2G")
     return int(match[1]) * SIZE_UNITS[match[2].upper()]
@@ -81,7 +80,7 @@ def format_size(size: int) -> str:
 
 def parse_duration(text: str) -> float:
     """Seconds of `300`, `5m`, `0.5s`, to the millisecond. Raises ValueError."""
-    match = _DURATION.fullmatch(text)
+    match = re.fullmatch(_DURATION, text)
     seconds = float(match[1]) * DURATION_UNITS[match[2]] if match else MAX_DURATION_S + 1
     if seconds > MAX_DURATION_S:
         raise ValueError("write it as 300 (seconds), 5m or 1h, at most 30d")
@@ -116,7 +115,7 @@ def _parse_memory(text: str) -> int:
 
 
 def _parse_count(text: str) -> int:
-    if not _COUNT.fullmatch(text):
+    if not re.fullmatch(_COUNT, text):
         raise ValueError("write a whole number")
     return int(text)
 
@@ -144,7 +143,7 @@ def _parse_list(text: str) -> tuple[str, ...]:
 
 
 def _list_item(item: object, example: str) -> str:
-    if not isinstance(item, str) or not item.strip() or _CONTROL.search(item):
+    if not isinstance(item, str) or not item.strip() or re.search(_CONTROL, item):
         raise ValueError(f"write it as {example}")
     if "," in item:
         raise ValueError(f"{item!r} has a comma; give it a name with [repository.NAME]")
@@ -152,7 +151,7 @@ def _list_item(item: object, example: str) -> str:
 
 
 def _parse_endpoint(text: str) -> str:
-    if not _ENDPOINT.fullmatch(text):
+    if not re.fullmatch(_ENDPOINT, text):
         raise ValueError("write it as https://host or https://host:port")
     return text.removesuffix("/")
 

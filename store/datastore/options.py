@@ -6,7 +6,6 @@ the commands (`--cache-size 64G`), a mount option (`-o cache-size=64G`) and a va
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from store.datastore import option_kinds as kinds
@@ -18,8 +17,7 @@ DEFAULT_CACHE_BYTES = 10 << 30
 DEFAULT_RETRY_FOR_S = 300.0  # in a bucket; a directory answers or does not
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One thing to say of a repository.
 
     Attributes:
@@ -127,6 +125,17 @@ class Given(NamedTuple):
 
 Layer = Mapping[str, Given]
 """What one source gives, by the options' names."""
+
+
+class Repository(NamedTuple):
+    """A repository, and what is said of it.
+
+    `name` is None for one without; the `url`'s value is what `parse_url` returns.
+    """
+
+    name: str | None
+    url: Given
+    options: Layer
 
 
 def merge(*layers: Layer) -> dict[str, Given]:

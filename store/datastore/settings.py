@@ -15,7 +15,7 @@ from store.datastore.options import (
     SECRET_FORMS,
     SECRET_SOURCES,
     Given,
-    Layer,
+    Repository,
 )
 from store.datastore.repository_url import S3_SCHEME
 from store.errors import InvalidName, PermissionDenied
@@ -125,45 +125,47 @@ class RepositorySettings:
 
 
 def make_settings(
-    url: str, name: str | None, options: Layer, mirrors: tuple[RepositorySettings, ...] = ()
+    repository: Repository, mirrors: tuple[RepositorySettings, ...] = ()
 ) -> RepositorySettings:
-    """The settings that `options` add up to. Raises InvalidName: they don't go together."""
-    options = applicable(url, options)
+    """The settings that a repository's options add up to.
+
+    Raises InvalidName: they don't go together.
+    """
+    options, url = applicable(repository), repository.url.value
     for option, given in options.items():
         for other in sorted(BY_NAME[option].excludes & options.keys()):
             raise InvalidName(f"{given.origin}: {option} and {other} exclude each other")
     has_secret = bool(SECRET_FORMS & options.keys())
     if has_secret != ("access-key" in options):
-        present, missing = (
-            ("a secret key", "access-key") if has_secret else ("access-key", "secret-key")
-        )
-        raise InvalidName(f"{name or url}: {present} without {missing}; give both or neither")
+        both = ("a secret key", "access-key") if has_secret else ("access-key", "secret-key")
+        what = f"{both[0]} without {both[1]}; give both or neither"
+        raise InvalidName(f"repository {repository.name or url}: {what}")
     fields = {BY_NAME[option].field: given.value for option, given in options.items()}
-    return RepositorySettings(url, name, **{**fields, "mirrors": mirrors})
+    return RepositorySettings(url, repository.name, **{**fields, "mirrors": mirrors})
 
 
-def applicable(url: str, options: Layer) -> dict[str, Given]:
-    """`options` without those said of all repositories that mean nothing for a directory.
+def applicable(repository: Repository) -> dict[str, Given]:
+    """Its options without those said of all repositories that mean nothing for a directory.
 
     Raises InvalidName: one was said of this directory.
     """
-    if url.startswith(S3_SCHEME):
-        return dict(options)
-    for name, given in options.items():
-        if BY_NAME[name].is_s3 and not given.is_general:
+    url = repository.url.value
+    meaningless = {n: g for n, g in repository.options.items() if not BY_NAME[n].applies_to(url)}
+    for name, given in meaningless.items():
+        if not given.is_general:
             raise InvalidName(
                 f"{given.origin}: {name} is for s3://… only, and {url} is a directory"
             )
-    return {name: given for name, given in options.items() if not BY_NAME[name].is_s3}
+    return {n: given for n, given in repository.options.items() if n not in meaningless}
 
 
-def check_files(url: str, options: Layer, *names: str) -> None:
-    """See whether the files that options name can be read: those of `names`, or all.
+def check_files(repository: Repository, *names: str) -> None:
+    """See whether the files that its options name can be read: those of `names`, or all.
 
     Raises NotFound, PermissionDenied, BackendError.
     """
-    for name, given in applicable(url, options).items():
-        if BY_NAME[name].kind is kinds.FILE and name in (names or options):
+    for name, given in applicable(repository).items():
+        if BY_NAME[name].kind is kinds.FILE and (not names or name in names):
             what = f"{given.origin}: {name} {given.value}"
             try:
                 given.value.stat()

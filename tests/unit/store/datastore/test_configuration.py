@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from store.datastore import configuration as module
+from store.datastore import configuration_file
 from store.datastore.configuration import Configuration, load_configuration, read_configuration
 from store.datastore.options import Given, environment_layer
 from store.datastore.repository_url import parse_url
@@ -120,12 +121,12 @@ def test_one_named_file_alone(
 ) -> None:
     write(user_file, '[repository.mine]\nurl = "/mine"\n')
     other = write(tmp_path / "other.toml", '[repository.other]\nurl = "/other"\n')
-    assert list(load_configuration(str(other)).entries) == ["other"]
+    assert list(load_configuration(str(other)).repositories) == ["other"]
     monkeypatch.setenv("VAULTWAY_CONFIG", str(other))
-    assert list(load_configuration().entries) == ["other"]
-    assert list(load_configuration(str(user_file)).entries) == ["mine"]
+    assert list(load_configuration().repositories) == ["other"]
+    assert list(load_configuration(str(user_file)).repositories) == ["mine"]
     monkeypatch.setenv("VAULTWAY_CONFIG", "/dev/null")
-    assert not load_configuration().entries
+    assert not load_configuration().repositories
     with pytest.raises(NotFound, match="/nowhere"):
         load_configuration("/nowhere")
 
@@ -142,15 +143,15 @@ def test_a_system_file_that_is_not_ours_to_read(
     system_file: Path, user_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may have root's secrets: others do without it, and are told when they miss a name."""
-    read = module.read_configuration_file
+    read = configuration_file.read_configuration_file
 
     def refuse(path: Path) -> object:
         if path in refused:
             raise PermissionDenied(f"configuration {path}: Permission denied")
         return read(path)
 
-    refused = [system_file]
-    monkeypatch.setattr(module, "read_configuration_file", refuse)
+    refused = [write(system_file, "")]
+    monkeypatch.setattr(configuration_file, "read_configuration_file", refuse)
     write(user_file, '[repository.a]\nurl = "/a"\n')
     found = load_configuration()
     with pytest.raises(NotFound, match=rf"configured: a \(not readable for you: {system_file}\)"):
@@ -222,7 +223,9 @@ def test_all_mistakes_are_found(tmp_path: Path) -> None:
 
 
 def test_a_key_and_no_secret(tmp_path: Path) -> None:
-    with pytest.raises(InvalidName, match="a: access-key without secret-key; give both or neither"):
+    with pytest.raises(
+        InvalidName, match="repository a: access-key without secret-key; give both or neither"
+    ):
         load(tmp_path, '[repository.a]\nurl = "s3://bucket/a"\naccess-key = "x"\n')
 
 
