@@ -85,6 +85,8 @@ def check(args: "argparse.Namespace") -> int:
     problems = list(configuration.problems)
     for problem in problems:
         write_line(f"error: {problem}")
+    for place in configuration.unreadable:
+        write_line(f"{place}: not readable for you, left out")
     rows: list[Row] = []
     for name in sorted(configuration.repositories) if not problems else ():
         chosen = configuration.choose(name)

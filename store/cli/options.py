@@ -21,8 +21,6 @@ from store.names import BackupGroup, format_backup_time
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from store.datastore.options import Option
-
 __all__ = [
     "HelpFormatter",
     "Parser",
@@ -40,7 +38,6 @@ __all__ = [
     "repository_name",
 ]
 
-REPOSITORY_OPTIONS = "repository options, also for the configuration file and mount -o"
 HIDDEN_IN_USAGE = frozenset(("config", "repository_options"))
 OUTPUT_FORMATS = ("text", "json", "json-pretty")
 
@@ -186,55 +183,10 @@ def add_repository_options(
     parser.epilog = f"{parser.epilog or ''}\n{REPOSITORY_HELP}"
 
 
-def _add_option_flags(parser: argparse.ArgumentParser) -> None:
-    from store.datastore.option_kinds import BOOLEAN
-    from store.datastore.options import OPTIONS
+def _add_option_flags(parser: Parser) -> None:
+    from store.cli.option_flags import add_option_flags
 
-    group = parser.add_argument_group(REPOSITORY_OPTIONS)
-    group.add_argument(
-        "--config", metavar="FILE", help="this configuration file only (default: $VAULTWAY_CONFIG)"
-    )
-    for option in OPTIONS:
-        if option.name in PLAIN_ARGUMENTS:
-            continue
-        flags, nargs = [f"--{option.name}"], None
-        if option.kind is BOOLEAN:
-            flags, nargs = [f"--{option.name}", f"--no-{option.name}"], 0
-        group.add_argument(
-            *flags,
-            action=StoreOption,
-            option=option,
-            nargs=nargs,
-            dest="repository_options",
-            metavar=option.kind.metavar,
-            help=option.summary,
-        )
-
-
-class StoreOption(argparse.Action):
-    """Keeps an option of the repository, with the flag that gave it."""
-
-    def __init__(self, *, option: "Option", **settings: Any) -> None:  # noqa: ANN401 - argparse's
-        super().__init__(**settings)
-        self.option = option
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,  # noqa: ANN401 - argparse's
-        option_string: str | None = None,
-    ) -> None:
-        """Read the value of the flag; one without is true, or false with `--no-`."""
-        from store.datastore.options import Given, read
-
-        text = values if self.nargs is None else str(not str(option_string).startswith("--no-"))
-        try:
-            value = read(self.option, text, str(option_string))
-        except InvalidName as error:
-            raise argparse.ArgumentError(None, str(error)) from error
-        given = getattr(namespace, self.dest) or {}
-        setattr(namespace, self.dest, given | {self.option.name: Given(value, str(option_string))})
+    add_option_flags(parser)
 
 
 def add_key_options(parser: argparse.ArgumentParser, *, master: bool = False) -> None:

@@ -24,7 +24,7 @@ def open_datastore(repository: str | RepositorySettings) -> Datastore:
         NotFound: there is no datastore.
         PermissionDenied, BackendError: the storage says so.
     """
-    settings = with_secrets(_settings(repository))
+    settings = _settings(repository)
     backend = open_backend(settings)
     try:
         return Datastore(_name(settings), backend, settings.memory_bytes)
@@ -59,6 +59,7 @@ def create_datastore(repository: str | RepositorySettings, progress: Progress = 
 
 def open_backend(settings: RepositorySettings) -> Backend:
     """`Cache(Mirror(site, sites))`, without what was not asked for. Raises as `open_datastore`."""
+    settings = with_secrets(settings)
     with ExitStack() as opened:
         backend = _open_site(settings, opened)
         if settings.mirrors:

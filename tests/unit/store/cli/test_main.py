@@ -223,6 +223,24 @@ def test_mount_calls_us_without_a_command(vaultway: Vaultway, tmp_path: Path) ->
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "is_mount"),
+    [
+        (("/srv/vault", "/mnt"), True),
+        (("s3://bucket/vault", "/mnt", "-o", "ro"), True),
+        (("prod", "/mnt", "-o", "ro"), True),
+        (("backup", "/mnt", "-o", "ro"), True),
+        (("mount", "/mnt", "-o", "ro"), False),
+        (("mount", "prod", "/mnt", "-o", "ro"), False),
+        (("prod", "/mnt"), False),
+        (("backup", "a.pxar:/mnt"), False),
+        ((), False),
+    ],
+)
+def test_what_mount_calls(arguments: tuple[str, ...], is_mount: bool) -> None:
+    assert main_module.is_called_by_mount(arguments) is is_mount
+
+
 def test_results_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     """And a name that is not comes out as it is."""
     path = os.fsencode(tmp_path / "näm\udcffe.json")
