@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from store.cli.encryption import load_backup_keys, load_key
 from store.cli.repository import (
-    PLAIN_ARGUMENTS,
     get_namespace,
     get_settings,
     layers,
