@@ -50,9 +50,7 @@ def create_datastore(repository: str | RepositorySettings, progress: Progress = 
 
         create_s3(settings.s3_config())
         return
-    from store.backends.local import LocalBackend
-
-    backend = LocalBackend(str(settings.directory))
+    backend = local_backend(settings.directory)
     backend.create(progress)
     backend.close()
 
@@ -70,7 +68,8 @@ def open_backend(settings: RepositorySettings) -> Backend:
             from store.backends.cache import Cache
 
             budget = settings.cache_bytes or DEFAULT_CACHE_BYTES
-            backend = Cache(backend, settings.cache_directory, budget)
+            directory = str(settings.cache_directory)
+            backend = Cache(backend, directory, budget, identity=settings.identity)
         opened.pop_all()
         return backend
 
@@ -101,21 +100,25 @@ def _open_site(settings: RepositorySettings, opened: ExitStack) -> Backend:
 def _open_storage(settings: RepositorySettings) -> tuple[Backend, float]:
     """The storage alone, and how long to repeat what fails on it unless told otherwise."""
     if settings.directory is not None:
-        return open_local(settings.directory), 0.0
+        return _open_local(settings.directory), 0.0
     from store.backends.s3 import open_s3
 
     return open_s3(settings.s3_config()), DEFAULT_RETRY_FOR_S
 
 
-def open_local(path: Path) -> Backend:
-    """The datastore in a directory: the one place where one is opened."""
-    from store.backends.local import LocalBackend
-
+def _open_local(path: Path) -> Backend:
     try:
         if not path.exists():
             raise NotFound(f"{path} does not exist")
     except OSError as error:
         raise storage_error(error, str(path)) from error
+    return local_backend(path)
+
+
+def local_backend(path: Path) -> Backend:
+    """The storage in a directory, there or not: the one place where such a backend is made."""
+    from store.backends.local import LocalBackend
+
     known = find_datastore(str(path))
     return LocalBackend(str(path), pbs_lock_directory=known.lock_directory if known else None)
 

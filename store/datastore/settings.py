@@ -81,6 +81,11 @@ class RepositorySettings:
         return cache_home() / "chunks" if self.cache_bytes else None
 
     @property
+    def identity(self) -> str:
+        """What tells it from all others: two servers may have buckets of one name."""
+        return f"{self.endpoint} {self.url}" if self.endpoint else self.url
+
+    @property
     def has_limits(self) -> bool:
         """Whether any rate is limited; 0 is no limit."""
         return bool(self.read_bytes_s or self.write_bytes_s or self.requests_s)

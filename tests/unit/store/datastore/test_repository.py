@@ -134,6 +134,7 @@ def test_everything_in_its_order(s3: list[FakeS3], tmp_path: Path) -> None:
     bare_backend(tmp_path).close()
     text = opened(
         BUCKET,
+        endpoint="https://x",
         read_bytes_s=1000,
         write_bytes_s=0,
         burst_bytes=50,
@@ -147,16 +148,17 @@ def test_everything_in_its_order(s3: list[FakeS3], tmp_path: Path) -> None:
     first = "Retry(Limit(bucket, read_bytes_s=1000, burst_bytes=50), retry_for_s=300.0)"
     second = "Retry(Limit(second, requests_s=7), retry_for_s=300.0)"
     local = f"LocalBackend({str(tmp_path)!r})"
-    assert text == f"Cache(Mirror({first}, [{second}, {local}]), /fast, 10)"
+    assert (
+        text
+        == f"Cache(Mirror({first}, [{second}, {local}]), /fast, 10, identity=https://x {BUCKET})"
+    )
 
 
 def test_a_directory_with_options(s3: list[FakeS3], tmp_path: Path) -> None:
     bare_backend(tmp_path).close()
     text = opened(str(tmp_path), retry_for_s=60.0, cache=Path("/fast"))
-    assert (
-        text
-        == f"Cache(Retry({LocalBackend(str(tmp_path))!r}, retry_for_s=60.0), /fast, 10737418240)"
-    )
+    retry = f"Retry({LocalBackend(str(tmp_path))!r}, retry_for_s=60.0)"
+    assert text == f"Cache({retry}, /fast, 10737418240, identity={tmp_path})"
 
 
 def test_what_was_opened_is_closed_when_the_rest_fails(s3: list[FakeS3], tmp_path: Path) -> None:
