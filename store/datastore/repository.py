@@ -46,7 +46,7 @@ def create_datastore(repository: str | RepositorySettings, progress: Progress = 
     """
     settings = with_secrets(_settings(repository))
     if settings.directory is None:
-        from store.backends.s3 import create_s3
+        from store.backends.s3.backend import create_s3
 
         create_s3(settings.s3_config())
         return
@@ -101,7 +101,7 @@ def _open_storage(settings: RepositorySettings) -> tuple[Backend, float]:
     """The storage alone, and how long to repeat what fails on it unless told otherwise."""
     if settings.directory is not None:
         return _open_local(settings.directory), 0.0
-    from store.backends.s3 import open_s3
+    from store.backends.s3.backend import open_s3
 
     return open_s3(settings.s3_config()), DEFAULT_RETRY_FOR_S
 

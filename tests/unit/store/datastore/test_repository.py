@@ -77,8 +77,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> list[FakeS3]:
 
     FakeS3.opened = []
     created: list[Any] = FakeS3.opened
-    stand_in(monkeypatch, "s3", open_s3=FakeS3, create_s3=lambda config: created.append(config))
-    sys.modules["store.backends.s3"].__path__ = []
+    stand_in(monkeypatch, "s3.backend", open_s3=FakeS3, create_s3=created.append)
     for name in ("Retry", "Limit", "Cache"):
         stand_in(monkeypatch, name.lower(), **{name: type(name, (Named,), {})})
     stand_in(monkeypatch, "mirror", Mirror=Mirror)
