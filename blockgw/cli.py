@@ -1,8 +1,6 @@
 """`vaultway export`. Cheap to import: the store and the launcher come in when the command runs."""
 
 import argparse
-import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +9,7 @@ from store.cli.options import (
     add_key_options,
     add_repository_options,
     get_namespace,
+    get_settings,
     load_key,
     open_repository,
 )
@@ -21,9 +20,7 @@ if TYPE_CHECKING:
     from blockgw.export import Selection
     from blockgw.launch import ExportRequest
 
-DEFAULT_CACHE_SIZE = 256 << 20
 DEFAULT_THREADS = 3  # store/notes/0009-nbd-thread-model.md
-SIZE = re.compile(r"(\d+)([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 NOTES = """\
 what to export:
@@ -69,13 +66,6 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
     )
     add("--address", metavar="ADDRESS", help="local address of the port (default: 127.0.0.1)")
     add(
-        "--cache-size",
-        metavar="BYTES",
-        type=parse_size,
-        default=DEFAULT_CACHE_SIZE,
-        help="memory for decoded chunks, with K, M or G (default: 256M)",
-    )
-    add(
         "--threads",
         metavar="N",
         type=parse_threads,
@@ -108,13 +98,15 @@ def build_request(args: argparse.Namespace) -> "ExportRequest":
     """
     from blockgw.launch import ExportRequest
     from blockgw.settings import Settings
+    from store.datastore.credentials import with_secrets
 
-    address, selection = find_address(args), find_selection(args)
+    address = find_address(args)
+    args.settings = with_secrets(get_settings(args))  # once: a command may ask somebody
+    selection = find_selection(args)
     key = load_key(args)
     settings = Settings(
-        repository=args.repository or os.environ["PBS_REPOSITORY"],
+        repository=args.settings,
         selection=selection,
-        cache_size=args.cache_size,
         threads=args.threads,
         key=key.key if key else None,
     )
@@ -144,14 +136,6 @@ def find_address(args: argparse.Namespace) -> "Address":
     if args.address is not None:
         raise InvalidName("--socket and --address exclude each other")
     return UnixAddress(args.socket.absolute())
-
-
-def parse_size(text: str) -> int:
-    """An argparse type: bytes, with K, M, G or T for powers of 1024."""
-    match = SIZE.fullmatch(text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r}: not a size; write it as 256M")
-    return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
 
 
 def parse_port(text: str) -> int:

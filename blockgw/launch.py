@@ -39,7 +39,11 @@ NBDKIT_PREFIX = re.compile(
     r"nbdkit: (?:python[.\[]\d+\]?: )?(?:error: )?(?:\S*plugin\.py: \w+: error: )?"
 )
 CLIENT_LEFT = re.compile(r"error: .*(Connection reset by peer|Broken pipe|Bad file descriptor)")
-SECRETS = re.compile(r"PBS_(\w+_)?PASSWORD(_FD|_FILE|_CMD)?")
+# What the plugin needs of them comes through the pipe.
+SECRETS = re.compile(
+    r"PBS_(\w+_)?PASSWORD(_FD|_FILE|_CMD)?|VAULTWAY_(SECRET_KEY|SESSION_TOKEN)"
+    r"|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|SECURITY_TOKEN)"
+)
 
 
 @dataclass(frozen=True)

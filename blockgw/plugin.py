@@ -44,9 +44,9 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.threads = settings.threads
-        self.cache = ChunkCache(settings.cache_size)
         self.key = CryptConfig(settings.key) if settings.key else None
         self.datastore = open_datastore(settings.repository)
+        self.cache = ChunkCache(self.datastore.memory_bytes)
         self.exports = Exports(self.datastore, settings.selection)
 
     def open(self, name: str) -> Device:
@@ -58,6 +58,7 @@ class State:
     """The plugin's variables: nbdkit calls functions, not methods."""
 
     settings_fd: int | None = None
+    settings: Settings
     server: Server
 
 
@@ -102,10 +103,7 @@ def thread_model() -> int:
 
 
 def get_ready() -> None:
-    """Read the settings and open the datastore, before anything is served.
-
-    Starts no threads: nbdkit may fork afterwards.
-    """
+    """Read the settings. Starts no threads and opens nothing: nbdkit may fork afterwards."""
     configure_logging()
     die_with_parent()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -113,9 +111,13 @@ def get_ready() -> None:
     if State.settings_fd is None:
         raise ValueError("no config_fd=N: this script is for `vaultway export`")
     with os.fdopen(State.settings_fd, "rb") as pipe:
-        settings = Settings.decode(pipe.read())
+        State.settings = Settings.decode(pipe.read())
+
+
+def after_fork() -> None:
+    """Open the datastore, before anything is served; connections and threads may begin now."""
     try:
-        State.server = Server(settings)
+        State.server = Server(State.settings)
     except StoreError as error:
         fail(error)
 

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, field
 
 from blockgw.export import Selection
+from store.datastore.settings import RepositorySettings
+from store.errors import InvalidName
 from store.names import Namespace, Snapshot
 
 MAX_PIPE_BYTES = 65536  # what a pipe takes before anybody reads it
@@ -11,31 +13,30 @@ MAX_PIPE_BYTES = 65536  # what a pipe takes before anybody reads it
 
 @dataclass(frozen=True)
 class Settings:
-    """`key` is the raw key (32 bytes), `cache_size` the budget for decoded chunks in bytes.
+    """`repository` has its secrets with it. `key` is the raw key (32 bytes).
 
     `threads` is how many requests of one connection are served at once.
     """
 
-    repository: str
+    repository: RepositorySettings
     selection: Selection
-    cache_size: int
     threads: int
     key: bytes | None = field(default=None, repr=False)
 
     def encode(self) -> bytes:
-        """As JSON, shorter than a pipe."""
+        """As JSON, shorter than a pipe. Raises InvalidName: it is longer, with all its mirrors."""
         raw = json.dumps(
             {
-                "repository": self.repository,
+                "repository": self.repository.encode(),
                 "namespace": str(self.selection.namespace),
                 "snapshot": self.selection.snapshot and str(self.selection.snapshot),
                 "archive": self.selection.archive,
-                "cache-size": self.cache_size,
                 "threads": self.threads,
                 "key": self.key and self.key.hex(),
             }
         ).encode()
-        assert len(raw) < MAX_PIPE_BYTES, "a path longer than any system's"
+        if len(raw) >= MAX_PIPE_BYTES:
+            raise InvalidName("the repository's settings are longer than 64 KiB")
         return raw
 
     @classmethod
@@ -44,13 +45,12 @@ class Settings:
         fields = json.loads(raw)
         snapshot, key = fields["snapshot"], fields["key"]
         return cls(
-            repository=fields["repository"],
+            repository=RepositorySettings.decode(fields["repository"]),
             selection=Selection(
                 Namespace.parse(fields["namespace"]),
                 Snapshot.parse(snapshot) if snapshot else None,
                 fields["archive"],
             ),
-            cache_size=fields["cache-size"],
             threads=fields["threads"],
             key=bytes.fromhex(key) if key else None,
         )

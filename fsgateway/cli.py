@@ -4,25 +4,34 @@ Cheap to import: pyfuse3, trio and the store come in when a command runs.
 """
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from store.cli.options import add_command, add_key_options, get_namespace, load_key, open_repository
+from store.cli.options import (
+    add_command,
+    add_key_options,
+    add_repository_options,
+    get_namespace,
+    get_settings,
+    load_key,
+    repository_name,
+)
 from store.errors import InvalidName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fsgateway.options import MountOptions
+    from store.datastore.settings import RepositorySettings
 
 MOUNT_NOTES = """\
 mount options (-o, separated by commas):
   allow_other           other users may enter; modes, owners and ACLs of the backup protect
   default_permissions   the kernel enforces modes, owners and ACLs
-  cache=SIZE            memory for decoded chunks (default: 256M)
+  memory=SIZE           memory for decoded chunks (default: 256M)
   uid=N,gid=N           show every file as theirs; umask=MODE takes bits off every mode
   ns=, keyfile=, log=   as --ns, --keyfile and --log, for fstab
+  endpoint=, cache=...  all repository options; a comma in a value is \\, or in "double quotes"
   noatime, nodev, ...   as for every mount; ro is always on
 
 in /etc/fstab, with a link /usr/local/bin/vaultway (also: mount -t fuse.vaultway -o ro,...):
@@ -35,6 +44,7 @@ what is there:
 
 A snapshot whose key is missing is listed, but cannot be read; the log says which key it needs.
 """
+MIN_MEMORY = 32 << 20
 
 
 def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no public type for it
@@ -59,6 +69,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
     )
     mount.add_argument("-f", "--foreground", action="store_true", help="stay until it is unmounted")
     mount.add_argument("--ns", metavar="NAMESPACE", help="show this namespace and those below it")
+    add_repository_options(mount, repository=False, namespace=False)
     mount.add_argument(
         "--log", metavar="FILE", help="log of the background process (default: syslog)"
     )
@@ -105,40 +116,43 @@ def _work(
 ) -> "Callable[[Callable[[], None]], None]":
     """What the mount's process does.
 
-    The key is opened now, while a terminal can be asked for its passphrase.
+    What may ask somebody is done now, while there is a terminal: for the key's passphrase, by a
+    command that prints a secret. The datastore is opened then: no thread or connection survives a
+    fork.
     """
-    args = argparse.Namespace(**vars(args))
-    args.keyfile = args.keyfile or options.keyfile
-    args.ns = args.ns if args.ns is not None else options.namespace
-    args.repository = args.repository or os.environ.get("PBS_REPOSITORY")
-    if not args.repository:
-        raise InvalidName(
-            "no repository: vaultway mount REPOSITORY MOUNTPOINT, or set PBS_REPOSITORY"
-        )
-    _refuse_to_hide(args.repository, mountpoint)
+    from store.datastore.credentials import with_secrets
+
+    args = argparse.Namespace(**vars(args), mount_options=options.repository)
+    settings = get_settings(args)
+    _refuse_to_hide(settings, mountpoint)
+    if settings.memory_bytes < MIN_MEMORY:
+        raise InvalidName(f"memory: a mount needs at least {MIN_MEMORY >> 20}M, two chunks")
     namespace = get_namespace(args)
     key = load_key(args)
+    settings = with_secrets(settings)
 
     def work(ready: "Callable[[], None]") -> None:
         from fsgateway.mount import MountRequest, serve
+        from store.datastore.repository import open_datastore
 
-        with open_repository(args) as datastore:
-            request = MountRequest(args.repository, mountpoint, options, key, namespace)
+        with open_datastore(settings) as datastore:
+            request = MountRequest(repository_name(args), mountpoint, options, key, namespace)
             serve(request, datastore, ready)
 
     return work
 
 
-def _refuse_to_hide(repository: str, mountpoint: Path) -> None:
-    """A mount over its own datastore, or a part of it, would read itself and wait for ever."""
+def _refuse_to_hide(settings: "RepositorySettings", mountpoint: Path) -> None:
+    """A mount over what it reads, or a part of it, would read itself and wait for ever."""
     from fsgateway.mountpoints import resolved
-    from store.datastore.repository import local_path
 
-    path = resolved(local_path(repository))
-    if path == mountpoint or mountpoint in path.parents:
-        raise InvalidName(f"mount point {mountpoint}: would hide the datastore {path}")
-    if path in mountpoint.parents:
-        raise InvalidName(f"mount point {mountpoint}: is in the datastore {path}")
+    for directory in settings.directories():
+        path = resolved(directory)
+        what = "the datastore" if directory == settings.directory else "what it reads,"
+        if path == mountpoint or mountpoint in path.parents:
+            raise InvalidName(f"mount point {mountpoint}: would hide {what} {path}")
+        if path in mountpoint.parents:
+            raise InvalidName(f"mount point {mountpoint}: is in {what} {path}")
 
 
 def run_umount(args: argparse.Namespace) -> int:

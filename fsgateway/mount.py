@@ -67,7 +67,7 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
     datastore.list_namespaces(request.namespace, 0)
     background = Bridge(os.cpu_count() or 1)
     bridge = Bridge()
-    loader = Loader(bridge, background, request.options.cache)
+    loader = Loader(bridge, background, datastore.memory_bytes)
     operations = _operations(request, datastore, bridge, loader)
     with _libfuse_errors(request.mountpoint):
         options = request.options.for_fuse(request.repository)
@@ -83,7 +83,7 @@ def _operations(
     request: MountRequest, datastore: Datastore, bridge: Bridge, loader: Loader
 ) -> VaultwayOperations:
     options = request.options
-    view = View(datastore, request.key, options.cache)
+    view = View(datastore, request.key, datastore.memory_bytes)
     presentation = Presentation(os.geteuid(), os.getegid(), options.uid, options.gid, options.umask)
     return VaultwayOperations(
         view,

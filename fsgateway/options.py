@@ -1,15 +1,21 @@
-"""The `-o` options of a mount: read, checked, and turned into what libfuse takes."""
+"""The `-o` options of a mount: read, checked, and turned into what libfuse takes.
+
+Those of the repository (`store.datastore.options`) are among them, under the same names.
+"""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from store.datastore.option_kinds import BOOLEAN
+from store.datastore.options import BY_NAME, Given, read
 from store.errors import InvalidName
 
-KIB = 1024
-DEFAULT_CACHE = 256 * KIB * KIB
-MIN_CACHE = 32 * KIB * KIB
-SIZE = re.compile(r"(\d+)([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
-UNITS = {"": 1, "k": KIB, "m": KIB**2, "g": KIB**3, "t": KIB**4}
+SIZE = re.compile(r"\d+[kmgt]?", re.IGNORECASE | re.ASCII)
+PIECE = re.compile(
+    r"""\\(?P<escaped>.) | "(?P<quoted>[^"]*)" | (?P<comma>,) | (?P<plain>.)""",
+    re.VERBOSE | re.DOTALL,
+)
 
 # What fstab lines carry for mount(8) and systemd; it means nothing to a file system.
 IGNORED = frozenset(
@@ -37,20 +43,17 @@ PASSED_ON = frozenset(("noatime", "nodiratime", "dev", "nodev", "suid", "nosuid"
 class MountOptions:
     """How the mount looks and what it may use.
 
-    cache: bytes of decoded chunks kept in memory. uid, gid: show every file as theirs. umask: bits
-    taken off every mode. keyfile, namespace, log: as the options of `vaultway mount`, for fstab
-    lines. flags: passed on to libfuse.
+    uid, gid: show every file as theirs. umask: bits taken off every mode. log: as the option of
+    `vaultway mount`. repository: options of the repository. flags: passed on to libfuse.
     """
 
     allow_other: bool = False
     default_permissions: bool = False
-    cache: int = DEFAULT_CACHE
     uid: int | None = None
     gid: int | None = None
     umask: int = 0
-    keyfile: str | None = None
-    namespace: str | None = None
     log: str | None = None
+    repository: Mapping[str, Given] = field(default_factory=dict)
     flags: frozenset[str] = field(default_factory=frozenset)
 
     @property
@@ -74,14 +77,6 @@ class MountOptions:
         return options
 
 
-def parse_size(text: str) -> int:
-    """Read `256M`, `1GiB`, `4096` into bytes (units of 1024). Raises InvalidName."""
-    match = SIZE.fullmatch(text)
-    if not match:
-        raise InvalidName(f"size {text!r}: write it as 256M or 2G")
-    return int(match[1]) * UNITS[match[2].lower()]
-
-
 def _number(name: str, value: str, base: int = 10) -> int:
     try:
         number = int(value, base)
@@ -94,27 +89,28 @@ def _number(name: str, value: str, base: int = 10) -> int:
 
 def _with_value(options: MountOptions, name: str, value: str) -> MountOptions:
     match name:
-        case "cache":
-            size = parse_size(value)
-            if size < MIN_CACHE:
-                raise InvalidName(
-                    f"mount option cache={value}: at least {MIN_CACHE // KIB**2}M, two chunks"
-                )
-            return replace(options, cache=size)
         case "uid":
             return replace(options, uid=_number(name, value))
         case "gid":
             return replace(options, gid=_number(name, value))
         case "umask":
             return replace(options, umask=_number(name, value, 8) & 0o777)
-        case "keyfile":
-            return replace(options, keyfile=value)
-        case "ns":
-            return replace(options, namespace=value)
         case "log":
             return replace(options, log=value)
         case _:
-            raise InvalidName(f"mount option {name}={value}: unknown")
+            return _of_repository(options, name, value)
+
+
+def _of_repository(options: MountOptions, name: str, value: str) -> MountOptions:
+    """An option of the table; `no-take-over` and `take-over` are short for false and true."""
+    if name not in BY_NAME:
+        raise InvalidName(f"mount option {name}: unknown")
+    if name == "cache" and SIZE.fullmatch(value):
+        raise InvalidName(
+            f"mount option cache={value}: is a directory; for memory write memory={value}"
+        )
+    given = Given(read(BY_NAME[name], value, f"mount option {name}"), f"-o {name}")
+    return replace(options, repository={**options.repository, name: given})
 
 
 def _flag(options: MountOptions, name: str) -> MountOptions:
@@ -130,7 +126,11 @@ def _flag(options: MountOptions, name: str) -> MountOptions:
         case "rw":
             raise InvalidName("mount option rw: this version mounts read-only; use ro")
         case _:
-            raise InvalidName(f"mount option {name}: unknown")
+            positive = name.removeprefix("no-")
+            if positive in BY_NAME and BY_NAME[positive].kind is BOOLEAN:
+                return _of_repository(options, positive, str(name == positive))
+            what = "has no value" if name in BY_NAME else "unknown"
+            raise InvalidName(f"mount option {name}: {what}")
 
 
 def parse_options(texts: list[str]) -> MountOptions:
@@ -139,7 +139,7 @@ def parse_options(texts: list[str]) -> MountOptions:
     Raises InvalidName naming the option.
     """
     options = MountOptions()
-    for option in (part.strip() for text in texts for part in text.split(",")):
+    for option in (part.strip() for text in texts for part in split_options(text)):
         name, equals, value = option.partition("=")
         if name.startswith("x-"):
             continue
@@ -148,3 +148,17 @@ def parse_options(texts: list[str]) -> MountOptions:
         elif name:
             options = _flag(options, name)
     return options
+
+
+def split_options(text: str) -> list[str]:
+    r"""The options of a list, quoting taken away.
+
+    A comma in a value is written `\,` as libfuse has it, or in double quotes as mount(8) has it.
+    """
+    parts = [""]
+    for match in PIECE.finditer(text):
+        if match["comma"]:
+            parts.append("")
+        else:
+            parts[-1] += match["escaped"] or match["quoted"] or match["plain"] or ""
+    return parts

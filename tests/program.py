@@ -21,8 +21,13 @@ atexit.register(shutil.rmtree, STATE, ignore_errors=True)
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Ours without what may steer the program from outside, plus `extra`."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PBS_", "VAULTWAY_"))}
-    # No default key of the person who runs the tests.
-    ours = {"XDG_CONFIG_HOME": "/nonexistent", "XDG_STATE_HOME": STATE, "LC_ALL": "C.UTF-8"}
+    # No default key and no configuration of the person, or the machine, that runs the tests.
+    ours = {
+        "XDG_CONFIG_HOME": "/nonexistent",
+        "VAULTWAY_CONFIG": os.devnull,
+        "XDG_STATE_HOME": STATE,
+        "LC_ALL": "C.UTF-8",
+    }
     return inherited | ours | dict(extra or {})
 
 

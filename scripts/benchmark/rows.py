@@ -228,7 +228,7 @@ class Bench:
         """The image through the mount: cold, then from our cache of chunks, against a file system
         that does nothing."""
         cached = min(CACHED_BYTES, self.image_bytes)
-        with self.ours.mount(self.mountpoint, "-o", "cache=1G"):
+        with self.ours.mount(self.mountpoint, "-o", "memory=1G"):
             file = self.mountpoint / "vm/100/latest/disk.img"
             if self.wants("fuse-sequential-cold"):
                 seconds = reading.read_sequentially(file, self.image_bytes)

@@ -8,9 +8,10 @@ from store.cli.options import (
     add_noun,
     add_output_option,
     add_repository_options,
+    get_settings,
     open_repository,
 )
-from store.cli.output import Column, human_size, render_record, say
+from store.cli.output import Column, human_size, print_json, render_record, say
 
 if TYPE_CHECKING:
     import argparse
@@ -44,26 +45,29 @@ def create(args: "argparse.Namespace") -> None:
     from store.cli.progress_bar import make_progress
     from store.datastore.repository import create_datastore
 
-    create_datastore(args.repository, make_progress())
+    create_datastore(get_settings(args), make_progress())
     say(f"created datastore {args.repository}")
 
 
 def status(args: "argparse.Namespace") -> None:
-    """Print total, used and available bytes."""
-    found = open_repository(args).status()
-    record = {
-        "total": found.total,
-        "used": found.used,
-        "avail": found.avail,
-        "backend-type": "filesystem",
+    """Print total, used and available bytes, as far as the storage knows: a bucket has no size."""
+    with open_repository(args) as datastore:
+        found, is_bucket = datastore.status(), datastore.backend.is_object_store
+    sizes: dict[str, int | None] = {
+        "total": found.total or None,
+        "used": found.used if found.total or found.used else None,
+        "avail": found.avail if found.total else None,
     }
+    kind = {"backend-type": "s3" if is_bucket else "filesystem"}
+    if args.output_format != "text":
+        print_json(sizes | kind, args.output_format)
+        return
+    texts = {name: _text(size, found.total * (name != "total")) for name, size in sizes.items()}
+    render_record(texts | kind, "text", tuple(map(Column, texts | kind)))
 
-    def share(size: int) -> str:
-        return f"{human_size(size)} ({100 * size / max(found.total, 1):.2f} %)"
 
-    columns = (
-        Column("total", text=human_size),
-        Column("used", text=share),
-        Column("avail", text=share),
-    )
-    render_record(record, args.output_format, columns)
+def _text(size: int | None, total: int) -> str:
+    """A size, and its share of `total` if that is known."""
+    if size is None:
+        return "unknown"
+    return human_size(size) + (f" ({100 * size / total:.2f} %)" if total else "")

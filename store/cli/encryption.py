@@ -1,6 +1,7 @@
 """Which keys a command uses: those of its options, or the default ones.
 
-Without --keyfile the user's default key counts, where there is one: PBS's own place,
+Without --keyfile the repository's key counts (`keyfile` of its configuration), or else the
+user's default key, where there is one: PBS's own place,
 $XDG_CONFIG_HOME/proxmox-backup/encryption-key.json (usually below ~/.config), and
 master-public.pem beside it.
 
@@ -20,6 +21,7 @@ from store.cli.key_files import (
     read_key_text,
 )
 from store.cli.password import get_password
+from store.cli.repository import configured_keyfile
 from store.errors import FormatError, IntegrityError, InvalidName, KeyRequired, WrongKey
 
 if TYPE_CHECKING:
@@ -128,12 +130,14 @@ def _find_key(args: "argparse.Namespace") -> tuple[KeyText | None, bool]:
         return None, False
     if args.keyfd is not None:
         return KeyText(f"--keyfd {args.keyfd}", _read_descriptor(args.keyfd)), False
-    path = Path(args.keyfile) if explicit else find_default(DEFAULT_KEY_NAME)
+    path = Path(args.keyfile) if explicit else configured_keyfile(args)
+    if path is not None:
+        return KeyText(str(path), read_key_text(path)), False
+    path = find_default(DEFAULT_KEY_NAME)
     if path is None:
         return None, False
-    if not explicit:
-        log.info("using the default key %s", path)
-    return KeyText(str(path), read_key_text(path)), not explicit
+    log.info("using the default key %s", path)
+    return KeyText(str(path), read_key_text(path)), True
 
 
 def _read_descriptor(descriptor: int) -> bytes:

@@ -16,6 +16,8 @@ from store.cli.output import Column, render, say
 if TYPE_CHECKING:
     import argparse
 
+    from store.cli.options import Parser
+
 
 def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no public type for it
     """Declare the commands."""
@@ -48,7 +50,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
     command.add_argument("owner", metavar="OWNER", help="user@realm or user@realm!token")
 
 
-def _add_group(command: "argparse.ArgumentParser") -> None:
+def _add_group(command: "Parser") -> None:
     command.add_argument("group", metavar="GROUP", type=parse_group, help="for example host/web01")
     add_repository_options(command)
 

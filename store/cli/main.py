@@ -25,7 +25,7 @@ EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130  # 128 + SIGINT; SIGTERM and SIGHUP end the same way
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 ENTRY_POINTS = "store.commands"
-NOUNS = ("datastore", "key", "backup", "restore", "snapshot", "group", "namespace")
+NOUNS = ("datastore", "config", "key", "backup", "restore", "snapshot", "group", "namespace")
 PACKAGES = ("store", "fsgateway", "blockgw")
 
 DESCRIPTION = "Open any Proxmox Backup Server datastore: back up, restore, mount, boot from it."
@@ -41,6 +41,7 @@ a first round:
 environment:
   PBS_REPOSITORY            the datastore, instead of --repository
   PBS_NAMESPACE             the namespace, instead of --ns
+  VAULTWAY_CONFIG           the configuration file, instead of the usual (config --help)
   PBS_ENCRYPTION_PASSWORD   the key's passphrase; also _FILE, _CMD, _FD with its source
   VAULTWAY_DEBUG            set: log every step, show tracebacks
 
@@ -91,10 +92,9 @@ def open_standard_streams() -> None:
 def parse(arguments: "Sequence[str]") -> argparse.Namespace:
     """Parse the command line; --help and --version print and end the program in here.
 
-    For `mount -t fuse.vaultway` and fstab the system calls us without a command: the repository
-    comes first.
+    For `mount -t fuse.vaultway` and fstab the system calls us without a command.
     """
-    if arguments and (arguments[0].startswith("/") or "://" in arguments[0]):
+    if is_called_by_mount(arguments):
         arguments = ("mount", *arguments)
     with checked_stdout():
         try:
@@ -102,6 +102,21 @@ def parse(arguments: "Sequence[str]") -> argparse.Namespace:
         except SystemExit:
             sys.stdout.flush()
             raise
+
+
+def is_called_by_mount(arguments: "Sequence[str]") -> bool:
+    """Whether the repository comes first: a place, or a name in the form that mount.fuse has.
+
+    That is REPOSITORY DIRECTORY -o OPTIONS; no other command looks so, whatever the name.
+    """
+    match arguments:
+        case ["mount", *_]:
+            return False
+        case [_, directory, "-o", _] if directory.startswith("/"):
+            return True
+        case [repository, *_]:
+            return repository.startswith("/") or "://" in repository
+    return False
 
 
 def build_parser(noun: str | None = None) -> argparse.ArgumentParser:

@@ -17,6 +17,8 @@ from store.names import MAX_NAMESPACE_DEPTH, Namespace
 if TYPE_CHECKING:
     import argparse
 
+    from store.cli.options import Parser
+
 DELETE_NOTES = """\
 Groups in it are kept, and the command fails, unless --delete-groups is given; namespaces
 in it are deleted with it.
@@ -65,7 +67,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
     )
 
 
-def _add_namespace(command: "argparse.ArgumentParser") -> None:
+def _add_namespace(command: "Parser") -> None:
     command.add_argument("namespace", metavar="NAMESPACE", nargs="?", help="or --ns NAMESPACE")
     add_repository_options(command)
 

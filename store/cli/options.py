@@ -2,19 +2,23 @@
 
 import argparse
 import contextlib
-import os
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from store.cli.encryption import load_backup_keys, load_key
+from store.cli.repository import (
+    get_namespace,
+    get_settings,
+    layers,
+    open_repository,
+    repository_name,
+)
 from store.errors import InvalidName
-from store.names import BackupGroup, Namespace, format_backup_time
+from store.names import BackupGroup, format_backup_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from store.datastore.datastore import Datastore
+    from collections.abc import Callable, Iterable
 
 __all__ = [
     "HelpFormatter",
@@ -25,16 +29,22 @@ __all__ = [
     "add_output_option",
     "add_repository_options",
     "get_namespace",
+    "get_settings",
+    "layers",
     "load_backup_keys",
     "load_key",
     "open_repository",
+    "repository_name",
 ]
 
+HIDDEN_IN_USAGE = frozenset(("config", "repository_options"))
 OUTPUT_FORMATS = ("text", "json", "json-pretty")
 
 REPOSITORY_HELP = """\
 repository:
   /path or file:///path     a datastore's directory, on a local disk or NFS
+  s3://bucket/datastore     a datastore in a bucket
+  NAME                      a [repository.NAME] of the configuration (`vaultway config --help`)
 """
 KEY_HELP = """\
 key passphrase, the first that is set:
@@ -54,6 +64,17 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
 
+    def add_usage(
+        self,
+        usage: str | None,
+        actions: "Iterable[argparse.Action]",
+        groups: "Iterable[argparse._MutuallyExclusiveGroup]",
+        prefix: str | None = None,
+    ) -> None:
+        """Leave the options of repositories to their own group: every command has them."""
+        own = [action for action in actions if action.dest not in HIDDEN_IN_USAGE]
+        super().add_usage(usage, own, groups, prefix)
+
     def add_argument(self, action: argparse.Action) -> None:
         """Leave room for commands: argparse forgets that it indents them once more."""
         super().add_argument(action)
@@ -62,7 +83,33 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every other error, not below ten lines of usage."""
+    """Says what is wrong in one line, as every other error, not below ten lines of usage.
+
+    What is added later costs nothing in the commands that are declared and not called.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401 - argparse's
+        super().__init__(*arguments, **settings)
+        self._later: list[Callable[[Parser], None]] = []
+
+    def add_later(self, declare: "Callable[[Parser], None]") -> None:
+        """Let `declare(parser)` add arguments when they are needed: to parse, or for help."""
+        self._later.append(declare)
+
+    def complete(self) -> None:
+        """Add what was left for later."""
+        while self._later:
+            self._later.pop(0)(self)
+
+    def parse_known_args(self, *arguments: Any, **settings: Any) -> Any:  # noqa: ANN401
+        """Parse. Subparsers are called here, too."""
+        self.complete()
+        return super().parse_known_args(*arguments, **settings)
+
+    def format_help(self) -> str:
+        """The whole help."""
+        self.complete()
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """End the program with exit code 2."""
@@ -71,10 +118,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2)
 
 
-def add_noun(subparsers: Any, name: str, text: str) -> Any:  # noqa: ANN401 - argparse has no public type for it
+def add_noun(subparsers: Any, name: str, text: str, notes: str = "") -> Any:  # noqa: ANN401 - argparse has no public type for it
     """Declare a noun (`snapshot`) and return its subparsers, for `add_command`."""
     noun = subparsers.add_parser(
-        name, help=text, description=text, formatter_class=HelpFormatter, allow_abbrev=False
+        name,
+        help=text,
+        description=text,
+        epilog=notes,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
     )
     return noun.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
@@ -86,9 +138,9 @@ def add_command(
     text: str,
     example: str,
     notes: str = "",
-) -> argparse.ArgumentParser:
+) -> Parser:
     """Declare one command: what it does, an example to copy, notes for the end of its help."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser: Parser = subparsers.add_parser(
         name,
         help=text,
         description=text,
@@ -106,10 +158,15 @@ def add_command(
 
 
 def add_repository_options(
-    parser: argparse.ArgumentParser, *, namespace: bool = True, positional: bool = False
+    parser: Parser, *, repository: bool = True, namespace: bool = True, positional: bool = False
 ) -> None:
-    """Add `--repository` (or a positional REPOSITORY) and, unless told otherwise, `--ns`."""
-    if positional:
+    """Add `--config` and a flag for each option of a repository.
+
+    Unless told otherwise also `--repository` (or a positional REPOSITORY) and `--ns`.
+    """
+    if not repository:
+        pass
+    elif positional:
         parser.add_argument("repository", metavar="REPOSITORY", help="the datastore (below)")
     else:
         parser.add_argument(
@@ -121,7 +178,14 @@ def add_repository_options(
             metavar="NAMESPACE",
             help="namespace, for example prod/web (default: $PBS_NAMESPACE, then the root)",
         )
+    parser.add_later(_add_option_flags)
     parser.epilog = f"{parser.epilog or ''}\n{REPOSITORY_HELP}"
+
+
+def _add_option_flags(parser: Parser) -> None:
+    from store.cli.option_flags import add_option_flags
+
+    add_option_flags(parser)
 
 
 def add_key_options(parser: argparse.ArgumentParser, *, master: bool = False) -> None:
@@ -163,24 +227,6 @@ def add_snapshot_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_repository(args: argparse.Namespace) -> "Datastore":
-    """Open the datastore of `--repository` or PBS_REPOSITORY. Raises InvalidName without one."""
-    from store.datastore.repository import open_datastore
-
-    repository = args.repository or os.environ.get("PBS_REPOSITORY")
-    if not repository:
-        raise InvalidName(
-            "no repository: give --repository /path/of/datastore or set PBS_REPOSITORY"
-        )
-    return open_datastore(repository)
-
-
-def get_namespace(args: argparse.Namespace) -> Namespace:
-    """Return the namespace of `--ns` or PBS_NAMESPACE, else the root. Raises InvalidName."""
-    text = os.environ.get("PBS_NAMESPACE", "") if args.ns is None else args.ns
-    return Namespace.parse(text)
-
-
 def parse_group(text: str) -> BackupGroup:
     """An argparse type: `host/web01`."""
     try:
@@ -219,9 +265,9 @@ def parse_text(text: str) -> str:
 
 def parse_boolean(text: str) -> bool:
     """An argparse type: PBS's spellings of true and false."""
-    values = {"1": True, "on": True, "yes": True, "true": True}
-    values |= {"0": False, "off": False, "no": False, "false": False}
+    from store.datastore import option_kinds
+
     try:
-        return values[text.lower()]
-    except KeyError:
-        raise argparse.ArgumentTypeError(f"{text!r}: use true or false") from None
+        return option_kinds.parse_boolean(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error

@@ -13,11 +13,15 @@ Source: proxmox-backup pbs-client/src/tools/mod.rs, get_secret_from_env
 
 import os
 import sys
-from pathlib import Path
 
+from store.datastore.secret_sources import (
+    SECRET_SIZE,
+    first_line,
+    read_secret_file,
+    run_secret_command,
+)
 from store.errors import InvalidName, KeyRequired
 
-SECRET_SIZE = 64 << 10
 CREDENTIALS = {
     "PBS_PASSWORD": "proxmox-backup-client.password",
     "PBS_ENCRYPTION_PASSWORD": "proxmox-backup-client.encryption-password",
@@ -31,11 +35,17 @@ def read_secret(variable: str) -> bytes | None:
         InvalidName: the descriptor is not a number, the command not a command line.
         KeyRequired: the file, descriptor or command did not give one.
     """
-    for form, read in (("", os.fsencode), ("_FD", _from_fd), ("_FILE", _from_file), ("_CMD", _run)):
+    forms = (
+        ("", os.fsencode),
+        ("_FD", _from_fd),
+        ("_FILE", read_secret_file),
+        ("_CMD", _from_command),
+    )
+    for form, read in forms:
         name = variable + form
         if (value := os.environ.get(name)) is not None:
             try:
-                return _first_line(read(value))
+                return first_line(read(value))
             except (OSError, TypeError) as error:  # the latter: a descriptor past all numbers
                 reason = getattr(error, "strerror", None) or error
                 raise KeyRequired(f"{name}={value}: {reason}") from error
@@ -74,10 +84,6 @@ def ask(variable: str, prompt: str) -> bytes:
         raise KeyRequired(f"{prompt}: none given") from error
 
 
-def _first_line(data: bytes) -> bytes:
-    return data.partition(b"\n")[0].removesuffix(b"\r")
-
-
 def _from_fd(text: str) -> bytes:
     if not (text.isascii() and text.isdecimal()):
         raise InvalidName(f"file descriptor {text!r}: not a number")
@@ -86,25 +92,8 @@ def _from_fd(text: str) -> bytes:
         return file.read(SECRET_SIZE)
 
 
-def _from_file(path: str) -> bytes:
-    with Path(path).open("rb") as file:
-        return file.read(SECRET_SIZE)
-
-
-def _run(command: str) -> bytes:
-    import shlex
-    import subprocess
-
-    try:
-        arguments = shlex.split(command)
-    except ValueError as error:
-        raise InvalidName(f"password command {command!r}: {error}") from error
-    if not arguments:
-        raise InvalidName("the password command is empty")
-    done = subprocess.run(arguments, stdout=subprocess.PIPE, check=False)
-    if done.returncode:
-        raise KeyRequired(f"password command {arguments[0]}: exit code {done.returncode}")
-    return done.stdout
+def _from_command(command: str) -> bytes:
+    return run_secret_command(command, KeyRequired)
 
 
 def _credential(variable: str) -> bytes | None:
@@ -112,8 +101,11 @@ def _credential(variable: str) -> bytes | None:
     if not directory or not name:
         return None
     try:
-        return _first_line(_from_file(f"{directory}/{name}"))
+        return first_line(read_secret_file(f"{directory}/{name}"))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise KeyRequired(f"credential {name}: {error.strerror}") from error
+
+
+FORMS = {"": os.fsencode, "_FD": _from_fd, "_FILE": read_secret_file, "_CMD": _from_command}

@@ -8,6 +8,7 @@ from typing import Self
 from store.backends.base import Backend, Lock
 from store.datastore import groups, locks, manifests, namespaces, owners, removal, snapshots
 from store.datastore.chunk_store import CHUNKS, ChunkStore, SyncLevel
+from store.datastore.options import DEFAULT_MEMORY
 from store.errors import FormatError, InvalidName, NotFound
 from store.format.dynamic_index import DynamicIndex
 from store.format.fixed_index import FixedIndex
@@ -38,8 +39,10 @@ class Datastore:
     Every method may raise PermissionDenied, OutOfSpace and BackendError of the storage.
     """
 
-    def __init__(self, name: str, backend: Backend) -> None:
+    def __init__(self, name: str, backend: Backend, memory_bytes: int = DEFAULT_MEMORY) -> None:
         """`name` is for messages and lock files.
+
+        `memory_bytes` bounds the chunks that who works on it keeps in memory.
 
         Raises NotFound: there is no datastore at the backend.
         """
@@ -48,6 +51,7 @@ class Datastore:
             raise NotFound(f"{backend.location} is not a datastore: it has no {CHUNKS}")
         self.name = name
         self.backend = backend
+        self.memory_bytes = memory_bytes
         self.chunks = ChunkStore(backend)
 
     def __enter__(self) -> Self:

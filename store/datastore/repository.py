@@ -1,42 +1,40 @@
-"""From what a user writes as a repository to an open datastore (design: section 2)."""
+"""From settings to an open datastore: its storage, and the wrappers that were asked for."""
 
-import re
+from contextlib import ExitStack
 from pathlib import Path
 
-from store.backends.base import storage_error
-from store.backends.local import LocalBackend
+from store.backends.base import Backend, storage_error
+from store.datastore.credentials import with_secrets
 from store.datastore.datastore import Datastore
+from store.datastore.options import DEFAULT_CACHE_BYTES, DEFAULT_RETRY_FOR_S
 from store.datastore.pbs_host import find_datastore
-from store.errors import InvalidName, NotFound
+from store.datastore.repository_url import parse_url
+from store.datastore.settings import RepositorySettings
+from store.errors import NotFound
 from store.progress import SILENT, Progress
 
-FILE_SCHEME = "file://"
-SCHEME = re.compile(r"([a-z][a-z0-9+.\-]*)://")
 
-
-def open_datastore(repository: str) -> Datastore:
+def open_datastore(repository: str | RepositorySettings) -> Datastore:
     """Open an existing datastore.
 
     Args:
-        repository: `/path` or `file:///path`; also a relative path with a `/` or a leading `.`.
+        repository: its settings, or just where it is (`parse_url`).
     Raises:
-        InvalidName: not a repository, or one of a kind that does not work yet.
+        InvalidName: not a repository, or settings that can't be.
         NotFound: there is no datastore.
         PermissionDenied, BackendError: the storage says so.
     """
-    path = local_path(repository)
+    settings = _settings(repository)
+    backend = open_backend(settings)
     try:
-        if not path.exists():
-            raise NotFound(f"{path} does not exist")
-    except OSError as error:
-        raise storage_error(error, str(path)) from error
-    known = find_datastore(str(path))
-    backend = LocalBackend(str(path), pbs_lock_directory=known.lock_directory if known else None)
-    return Datastore(known.name if known else path.resolve().name, backend)
+        return Datastore(_name(settings), backend, settings.memory_bytes)
+    except BaseException:
+        backend.close()
+        raise
 
 
-def create_datastore(repository: str, progress: Progress = SILENT) -> Datastore:
-    """Make a new datastore in an empty or missing directory, and open it.
+def create_datastore(repository: str | RepositorySettings, progress: Progress = SILENT) -> None:
+    """Make a new datastore in an empty or missing directory, or in a bucket; not its mirrors.
 
     `progress` counts directories; on a disk they take seconds.
     An interrupted call leaves something that is no datastore yet; the next call finishes it.
@@ -46,29 +44,92 @@ def create_datastore(repository: str, progress: Progress = SILENT) -> Datastore:
         InvalidName: the directory holds something else; or as `open_datastore`.
         PermissionDenied, OutOfSpace, BackendError.
     """
-    path = local_path(repository)
-    backend = LocalBackend(str(path))
+    settings = with_secrets(_settings(repository))
+    if settings.directory is None:
+        from store.backends.s3.backend import create_s3
+
+        create_s3(settings.s3_config())
+        return
+    backend = local_backend(settings.directory)
     backend.create(progress)
     backend.close()
-    return open_datastore(repository)
 
 
-def local_path(repository: str) -> Path:
-    """The directory a repository means. Raises InvalidName."""
-    if repository.startswith(FILE_SCHEME):
-        path = Path(repository.removeprefix(FILE_SCHEME))
-        if not path.is_absolute():
-            raise InvalidName(f"repository {repository!r}: write it as file:///path")
-        return path
-    scheme = SCHEME.match(repository)
-    if scheme:
-        raise InvalidName(
-            f"repository {repository!r}: {scheme[1]} is not supported yet; use a directory"
+def open_backend(settings: RepositorySettings) -> Backend:
+    """`Cache(Mirror(site, sites))`, without what was not asked for. Raises as `open_datastore`."""
+    settings = with_secrets(settings)
+    with ExitStack() as opened:
+        backend = _open_site(settings, opened)
+        if settings.mirrors:
+            from store.backends.mirror import Mirror
+
+            backend = Mirror(backend, [_open_site(mirror, opened) for mirror in settings.mirrors])
+        if settings.cache_directory is not None:
+            from store.backends.cache import Cache
+
+            budget = settings.cache_bytes or DEFAULT_CACHE_BYTES
+            directory = str(settings.cache_directory)
+            backend = Cache(backend, directory, budget, identity=settings.identity)
+        opened.pop_all()
+        return backend
+
+
+def _open_site(settings: RepositorySettings, opened: ExitStack) -> Backend:
+    """`Retry(Limit(storage))`: limits hold for what is repeated, too."""
+    backend, retry_for_s = _open_storage(settings)
+    opened.callback(backend.close)
+    if settings.has_limits:
+        from store.backends.limit import Limit
+
+        backend = Limit(
+            backend,
+            read_bytes_s=settings.read_bytes_s or None,
+            write_bytes_s=settings.write_bytes_s or None,
+            burst_bytes=settings.burst_bytes or None,
+            requests_s=settings.requests_s or None,
         )
-    if repository.startswith((".", "/")) or ("/" in repository and ":" not in repository):
-        return Path(repository).absolute()
-    if not repository:
-        raise InvalidName("no repository given; set --repository or PBS_REPOSITORY")
-    raise InvalidName(
-        f"repository {repository!r}: servers and configured names are not supported yet; use /path"
-    )
+    if settings.retry_for_s is not None:
+        retry_for_s = settings.retry_for_s
+    if retry_for_s:
+        from store.backends.retry import Retry
+
+        backend = Retry(backend, retry_for_s=retry_for_s)
+    return backend
+
+
+def _open_storage(settings: RepositorySettings) -> tuple[Backend, float]:
+    """The storage alone, and how long to repeat what fails on it unless told otherwise."""
+    if settings.directory is not None:
+        return _open_local(settings.directory), 0.0
+    from store.backends.s3.backend import open_s3
+
+    return open_s3(settings.s3_config()), DEFAULT_RETRY_FOR_S
+
+
+def _open_local(path: Path) -> Backend:
+    try:
+        if not path.exists():
+            raise NotFound(f"{path} does not exist")
+    except OSError as error:
+        raise storage_error(error, str(path)) from error
+    return local_backend(path)
+
+
+def local_backend(path: Path) -> Backend:
+    """The storage in a directory, there or not: the one place where such a backend is made."""
+    from store.backends.local import LocalBackend
+
+    known = find_datastore(str(path))
+    return LocalBackend(str(path), pbs_lock_directory=known.lock_directory if known else None)
+
+
+def _settings(repository: str | RepositorySettings) -> RepositorySettings:
+    return RepositorySettings(parse_url(repository)) if isinstance(repository, str) else repository
+
+
+def _name(settings: RepositorySettings) -> str:
+    """What a PBS on this machine calls it, or the last part of the place."""
+    if settings.directory is None:
+        return settings.url.rpartition("/")[2]
+    known = find_datastore(str(settings.directory))
+    return known.name if known else settings.directory.resolve().name

@@ -388,7 +388,7 @@ def test_cache_command_and_small_cache(tmp_path: Path, golden: Path) -> None:
     """NBD_CMD_CACHE works, and a cache too small for two chunks is only slow."""
     place = tmp_path / "s"
     script = "assert h.can_cache(); h.cache(h.get_size(), 0); h.pread(100, h.get_size() - 100)"
-    arguments = ("vm/100", "--repository", golden / "datastore", "--cache-size", "5M")
+    arguments = ("vm/100", "--repository", golden / "datastore", "--memory", "5M")
     with exported(*arguments, socket=place):
         output(*nbd_script(place), script)
         assert disk_hash(uri(place), tmp_path) == expected(golden, 2)

@@ -111,7 +111,7 @@ class TestContent:
                     found = os.pread(file.fileno(), size, offset)
                 assert found == truth[offset : offset + size], (path, offset, size)
 
-        with mounted(repository, tmp_path / "m", "--keyfile", key, "-o", "cache=32M") as mount:
+        with mounted(repository, tmp_path / "m", "--keyfile", key, "-o", "memory=32M") as mount:
             pairs = [
                 (mount / "vm/1/latest/disk.img", image),
                 (mount / "host/h/latest/root.pxar/tail", content),

@@ -10,11 +10,22 @@ from blockgw.address import UnixAddress
 from blockgw.export import Selection
 from blockgw.launch import ExportRequest, Said, check_nbdkit, command, environment, python_path
 from blockgw.settings import Settings
-from store.errors import StoreError
+from store.datastore.settings import RepositorySettings
+from store.errors import InvalidName, StoreError
 from store.names import Namespace, Snapshot
 
 KEY = bytes(range(32))
-SETTINGS = Settings("/srv/vault", Selection(Namespace()), 1 << 20, 4, KEY)
+REPOSITORY = RepositorySettings(
+    "s3://bucket/vault",
+    "prod",
+    endpoint="https://s3.example.com",
+    access_key="AK",
+    secret_key="canary-secret",
+    session_token="canary-token",
+    memory_bytes=1 << 20,
+    mirrors=(RepositorySettings("/srv/vault", retry_for_s=60.5),),
+)
+SETTINGS = Settings(REPOSITORY, Selection(Namespace()), 4, KEY)
 REQUEST = ExportRequest(SETTINGS, UnixAddress(Path("/run/s")))
 
 
@@ -22,14 +33,23 @@ REQUEST = ExportRequest(SETTINGS, UnixAddress(Path("/run/s")))
     "settings",
     [
         SETTINGS,
-        Settings("relative/ü", Selection(Namespace.parse("a/b"), None, "x.img"), 0, 1),
+        Settings(RepositorySettings("/ü"), Selection(Namespace.parse("a/b"), None, "x.img"), 1),
         Settings(
-            "/v", Selection(Namespace(), Snapshot.parse("vm/1/2026-01-02T03:04:05Z")), 5, 2, KEY
+            RepositorySettings("/v"),
+            Selection(Namespace(), Snapshot.parse("vm/1/2026-01-02T03:04:05Z")),
+            2,
+            KEY,
         ),
     ],
 )
 def test_settings_round_trip(settings: Settings) -> None:
     assert Settings.decode(settings.encode()) == settings
+
+
+def test_settings_that_fill_the_pipe() -> None:
+    many = RepositorySettings("/v", mirrors=(REPOSITORY,) * 500)
+    with pytest.raises(InvalidName, match="longer than 64 KiB"):
+        Settings(many, Selection(Namespace()), 1).encode()
 
 
 def test_no_secret_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,6 +60,9 @@ def test_no_secret_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
         "PBS_PASSWORD_FD",
         "PBS_NEW_ENCRYPTION_PASSWORD",
         "PBS_MASTER_PASSWORD_FILE",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "VAULTWAY_SECRET_KEY",
     ):
         monkeypatch.setenv(name, "canary")
     monkeypatch.setenv("PBS_NAMESPACE", "stays")
@@ -47,6 +70,7 @@ def test_no_secret_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment()["PBS_NAMESPACE"] == "stays"
     for text in (repr(REQUEST), repr(command(REQUEST, 9)), repr(environment())):
         assert KEY.hex() not in text
+        assert "canary" not in text
         assert repr(KEY)[2:-1] not in text
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from store.cli.main import main
+from store.datastore import configuration
 
 KEYS = Path(__file__).parents[3] / "golden/keys"
 EXPECTED = Path(__file__).parents[3] / "golden/expected"
@@ -25,12 +26,13 @@ Vaultway = Callable[..., Done]
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of the person who runs the tests: no variables, no default keys."""
+    """Nothing of the person who runs the tests: no variables, no default keys, no configuration."""
     import os
 
     for name in [name for name in os.environ if name.startswith(("PBS_", "VAULTWAY_"))]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    monkeypatch.setattr(configuration, "SYSTEM_FILE", tmp_path / "etc/config.toml")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_CONFIG_DIRS", str(tmp_path / "xdg"))
 

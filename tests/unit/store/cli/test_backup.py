@@ -55,6 +55,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeBackup:
     fake = FakeBackup()
     monkeypatch.setattr("store.operations.backup.run_backup", fake)
     monkeypatch.setattr("store.cli.backup.open_repository", lambda _: None)
+    monkeypatch.setenv("PBS_REPOSITORY", "/srv/vault")
     return fake
 
 

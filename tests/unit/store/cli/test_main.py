@@ -13,6 +13,7 @@ import pytest
 
 from store import errors
 from store.cli import main as main_module
+from tests.fakes.datastores import bare_backend
 from tests.unit.store.cli.conftest import KEYS, Vaultway
 
 MAIN = [sys.executable, "-m", "store.cli.main"]
@@ -221,6 +222,41 @@ def test_mount_calls_us_without_a_command(vaultway: Vaultway, tmp_path: Path) ->
         10,
         f"vaultway: mount point {tmp_path}/missing does not exist\n",
     )
+
+
+def test_a_plain_path_loads_nothing_of_what_it_does_not_need(tmp_path: Path) -> None:
+    """No TOML without a file, no client of S3 without a bucket."""
+    bare_backend(tmp_path).close()
+    heavy = {"boto3", "tomllib", "store.datastore.configuration_file", "store.backends.s3"}
+    code = f"""
+import sys
+from store.cli.main import main
+main(["snapshot", "list", "--repository", {str(tmp_path)!r}, "--config", ""])
+print("LOADED", sorted({heavy!r} & set(sys.modules)))
+"""
+    env = {**os.environ, "XDG_CONFIG_HOME": "/nonexistent"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+    )
+    assert done.stdout == "LOADED []\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_mount"),
+    [
+        (("/srv/vault", "/mnt"), True),
+        (("s3://bucket/vault", "/mnt", "-o", "ro"), True),
+        (("prod", "/mnt", "-o", "ro"), True),
+        (("backup", "/mnt", "-o", "ro"), True),
+        (("mount", "/mnt", "-o", "ro"), False),
+        (("mount", "prod", "/mnt", "-o", "ro"), False),
+        (("prod", "/mnt"), False),
+        (("backup", "a.pxar:/mnt"), False),
+        ((), False),
+    ],
+)
+def test_what_mount_calls(arguments: tuple[str, ...], is_mount: bool) -> None:
+    assert main_module.is_called_by_mount(arguments) is is_mount
 
 
 def test_results_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:

@@ -1,43 +1,113 @@
-"""What a user may write as a repository."""
+"""From settings to an open datastore: exactly the wrappers that were asked for, in their order.
 
+The storage behind s3:// and the wrappers are stand-ins, which say what they were given.
+"""
+
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
-from store.datastore.repository import local_path, open_datastore
-from store.errors import InvalidName, NotFound
+from store.backends.base import Backend, ObjectStat
+from store.backends.local import LocalBackend
+from store.backends.memory import MemoryBackend
+from store.backends.s3.config import S3Config
+from store.backends.wrapper import Wrapper
+from store.datastore import repository
+from store.datastore.repository import create_datastore, open_backend, open_datastore
+from store.datastore.settings import DEFAULT_MEMORY, RepositorySettings
+from store.errors import BackendError, InvalidName, NotFound, PermissionDenied
 from tests.fakes.datastores import bare_backend
 
+BUCKET = "s3://bucket/store"
 
-def test_local_repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+class FakeS3(MemoryBackend):
+    """A bucket that knows how it was opened, and whether it was closed."""
+
+    opened: list["FakeS3"]
+
+    def __init__(self, config: S3Config) -> None:
+        super().__init__()
+        self.config = config
+        self.is_closed = False
+        self.opened.append(self)
+        if config.bucket == "broken":
+            raise BackendError("no answer")
+
+    def stat(self, name: str) -> ObjectStat | None:
+        return ObjectStat(0, 0, 0, is_directory=True)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def __repr__(self) -> str:
+        return self.config.bucket
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **contents: object) -> None:
+    module = ModuleType(f"store.backends.{name}")
+    vars(module).update(contents)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> list[FakeS3]:
+    """Everything that is there on other branches; returns the buckets that were opened."""
+
+    class Named(Wrapper):
+        def __init__(self, inner: Backend, *arguments: object, **options: object) -> None:
+            super().__init__(inner)
+            self.given = [str(a) for a in arguments]
+            self.given += [f"{k}={v}" for k, v in options.items() if v is not None]
+
+        def __repr__(self) -> str:
+            return f"{type(self).__name__}({', '.join([repr(self.inner), *self.given])})"
+
+    class Mirror(Wrapper):
+        def __init__(self, primary: Backend, others: Sequence[Backend]) -> None:
+            super().__init__(primary)
+            self.others = others
+
+        def __repr__(self) -> str:
+            return f"Mirror({self.inner!r}, {self.others!r})"
+
+    FakeS3.opened = []
+    created: list[Any] = FakeS3.opened
+    stand_in(monkeypatch, "s3.backend", open_s3=FakeS3, create_s3=created.append)
+    for name in ("Retry", "Limit", "Cache"):
+        stand_in(monkeypatch, name.lower(), **{name: type(name, (Named,), {})})
+    stand_in(monkeypatch, "mirror", Mirror=Mirror)
+    return FakeS3.opened
+
+
+def opened(url: str, **settings: Any) -> str:
+    return repr(open_backend(RepositorySettings(url, **settings)))
+
+
+def test_a_plain_directory_is_just_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bare_backend(tmp_path / "store").close()
     monkeypatch.chdir(tmp_path)
-    for repository in (
-        str(tmp_path / "store"),
-        f"file://{tmp_path}/store",
-        "./store",
-        f"{tmp_path}/store/../store",
-    ):
-        with open_datastore(repository) as datastore:
+    place = str(tmp_path / "store")
+    for written in (place, f"file://{place}", "./store", f"{place}/../store"):
+        with open_datastore(written) as datastore:
+            assert type(datastore.backend) is LocalBackend
             assert datastore.name == "store"
+            assert datastore.memory_bytes == DEFAULT_MEMORY
             assert datastore.list_groups() == []
+    with open_datastore(RepositorySettings(place, memory_bytes=1 << 20)) as datastore:
+        assert datastore.memory_bytes == 1 << 20
 
 
 @pytest.mark.parametrize(
-    "repository",
-    [
-        "",
-        "file://relative",
-        "s3://bucket/store",
-        "root@pam@host:store",
-        "host:store",
-        "store",
-        "ftp://x/y",
-    ],
+    "written", ["", "file://relative", "root@pam@host:store", "host:store", "store", "ftp://x/y"]
 )
-def test_repositories_that_do_not_work(repository: str) -> None:
+def test_what_is_not_a_place(written: str) -> None:
     with pytest.raises(InvalidName):
-        local_path(repository)
+        open_datastore(written)
 
 
 def test_no_datastore(tmp_path: Path) -> None:
@@ -47,3 +117,112 @@ def test_no_datastore(tmp_path: Path) -> None:
         open_datastore(str(tmp_path))
     with pytest.raises(InvalidName, match="name too long"):
         open_datastore(f"/{'x' * 5000}")
+
+
+def test_a_bucket_is_retried(s3: list[FakeS3]) -> None:
+    assert opened(BUCKET) == "Retry(bucket, retry_for_s=300.0)"
+    assert opened(BUCKET, retry_for_s=5.0) == "Retry(bucket, retry_for_s=5.0)"
+    assert opened(BUCKET, retry_for_s=0.0) == "bucket"
+    assert s3[0].config == S3Config("bucket", "store")
+    with open_datastore(BUCKET) as datastore:
+        assert datastore.name == "store"
+    assert s3[-1].is_closed
+
+
+def test_everything_in_its_order(s3: list[FakeS3], tmp_path: Path) -> None:
+    bare_backend(tmp_path).close()
+    text = opened(
+        BUCKET,
+        endpoint="https://x",
+        read_bytes_s=1000,
+        write_bytes_s=0,
+        burst_bytes=50,
+        cache=Path("/fast"),
+        cache_bytes=10,
+        mirrors=(
+            RepositorySettings("s3://second/store", requests_s=7, cache_bytes=9),
+            RepositorySettings(str(tmp_path)),
+        ),
+    )
+    first = "Retry(Limit(bucket, read_bytes_s=1000, burst_bytes=50), retry_for_s=300.0)"
+    second = "Retry(Limit(second, requests_s=7), retry_for_s=300.0)"
+    local = f"LocalBackend({str(tmp_path)!r})"
+    assert (
+        text
+        == f"Cache(Mirror({first}, [{second}, {local}]), /fast, 10, identity=https://x {BUCKET})"
+    )
+
+
+def test_a_directory_with_options(s3: list[FakeS3], tmp_path: Path) -> None:
+    bare_backend(tmp_path).close()
+    text = opened(str(tmp_path), retry_for_s=60.0, cache=Path("/fast"))
+    retry = f"Retry({LocalBackend(str(tmp_path))!r}, retry_for_s=60.0)"
+    assert text == f"Cache({retry}, /fast, 10737418240, identity={tmp_path})"
+
+
+def test_what_was_opened_is_closed_when_the_rest_fails(s3: list[FakeS3], tmp_path: Path) -> None:
+    broken = RepositorySettings("s3://broken/store")
+    with pytest.raises(BackendError):
+        open_datastore(RepositorySettings(BUCKET, mirrors=(broken,)))
+    assert s3[0].is_closed
+
+
+def test_create_in_a_bucket(s3: list[Any]) -> None:
+    create_datastore(RepositorySettings(BUCKET, region="nl", cache_bytes=5))
+    assert s3 == [S3Config("bucket", "store", region="nl")]
+
+
+def test_create_in_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.backends.local_create.CHUNK_DIRECTORIES", 2)
+    create_datastore(str(tmp_path / "store"))
+    with repository.open_datastore(str(tmp_path / "store")) as datastore:
+        assert datastore.list_groups() == []
+
+
+class TestSecrets:
+    """Where the secret key comes from."""
+
+    def config(self, s3: list[FakeS3], **settings: Any) -> tuple[str | None, ...]:
+        open_datastore(RepositorySettings(BUCKET, **settings)).close()
+        config = s3[-1].config
+        return config.access_key, config.secret_key, config.session_token
+
+    def test_file_and_command(self, s3: list[FakeS3], tmp_path: Path) -> None:
+        (tmp_path / "secret").write_text("sé cret\r\nmore\n")
+        found = self.config(s3, access_key="a", secret_key_file=tmp_path / "secret")
+        assert found == ("a", "sé cret", None)
+        found = self.config(s3, access_key="a", secret_key_cmd="printf 's t\\nmore'")
+        assert found == ("a", "s t", None)
+
+    @pytest.mark.parametrize(
+        ("settings", "error", "message"),
+        [
+            ({"secret_key_file": Path("/none")}, NotFound, "secret key file /none: No such file"),
+            ({"secret_key_file": Path("/dev/null")}, InvalidName, "gave nothing"),
+            ({"secret_key_cmd": "false"}, PermissionDenied, "false: exit code 1"),
+            (
+                {"secret_key_cmd": "no-such-program x"},
+                NotFound,
+                "command no-such-program x: No such",
+            ),
+            ({"secret_key_cmd": "'"}, InvalidName, "No closing quotation"),
+            ({"secret_key_cmd": "printf '\\377'"}, InvalidName, "not UTF-8"),
+        ],
+    )
+    def test_none(
+        self, s3: list[FakeS3], settings: dict[str, Any], error: type[Exception], message: str
+    ) -> None:
+        with pytest.raises(error, match=message):
+            self.config(s3, access_key="a", **settings)
+
+    def test_the_environments_keys_become_settings(
+        self, s3: list[FakeS3], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So that a process without them opens the same; as boto3 takes them: not for a profile."""
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+        assert self.config(s3) == (None, None, None)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+        assert self.config(s3) == ("id", "secret", "token")
+        assert self.config(s3, profile="p") == (None, None, None)
+        assert self.config(s3, access_key="a", secret_key="s") == ("a", "s", None)

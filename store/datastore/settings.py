@@ -1,0 +1,201 @@
+"""All that is to be known to open a repository."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from store.backends.base import storage_error
+from store.datastore import option_kinds as kinds
+from store.datastore.options import (
+    BY_NAME,
+    DEFAULT_MEMORY,
+    OPTIONS,
+    SECRET_FORMS,
+    SECRET_SOURCES,
+    Given,
+    Repository,
+)
+from store.datastore.repository_url import S3_SCHEME
+from store.errors import InvalidName, PermissionDenied
+
+if TYPE_CHECKING:
+    from store.backends.s3.config import S3Config
+
+
+@dataclass(frozen=True, slots=True)
+class RepositorySettings:
+    """A repository with all that is to be known to open it.
+
+    Bytes, seconds, bytes and requests a second. None is "not given": S3Config has its defaults.
+
+    Attributes:
+        url: an absolute path, or `s3://bucket/datastore`.
+        name: in the configuration, if it has one.
+        cache, cache_bytes: where chunks are kept, None for the usual place; 0 is no cache.
+        mirrors: other sites. What they say of caches, memory, keys and namespaces means nothing.
+        memory_bytes: how much of chunks a command keeps in memory, decoded or on their way.
+    """
+
+    url: str
+    name: str | None = None
+    endpoint: str | None = None
+    region: str | None = None
+    path_style: bool | None = None
+    ca_file: Path | None = None
+    fingerprint: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+    secret_key_file: Path | None = None
+    secret_key_cmd: str | None = None
+    session_token: str | None = field(default=None, repr=False)
+    profile: str | None = None
+    conditional_put: bool | None = None
+    take_over: bool | None = None
+    connections: int | None = None
+    connect_timeout_s: float | None = None
+    read_timeout_s: float | None = None
+    retry_for_s: float | None = None
+    read_bytes_s: int | None = None
+    write_bytes_s: int | None = None
+    burst_bytes: int | None = None
+    requests_s: int | None = None
+    cache: Path | None = None
+    cache_bytes: int | None = None
+    mirrors: tuple["RepositorySettings", ...] = ()
+    memory_bytes: int = DEFAULT_MEMORY
+    keyfile: Path | None = None
+    namespace: str | None = None
+
+    @property
+    def directory(self) -> Path | None:
+        """Where a local datastore is; None in a bucket."""
+        return None if self.url.startswith(S3_SCHEME) else Path(self.url)
+
+    @property
+    def cache_directory(self) -> Path | None:
+        """Where its chunks are kept; None: nowhere."""
+        if self.cache is not None and self.cache_bytes != 0:
+            return self.cache
+        return cache_home() / "chunks" if self.cache_bytes else None
+
+    @property
+    def identity(self) -> str:
+        """What tells it from all others: two servers may have buckets of one name."""
+        return f"{self.endpoint} {self.url}" if self.endpoint else self.url
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether any rate is limited; 0 is no limit."""
+        return bool(self.read_bytes_s or self.write_bytes_s or self.requests_s)
+
+    def directories(self) -> Iterator[Path]:
+        """All on this machine that is read to read it."""
+        for site in (self, *self.mirrors):
+            if site.directory is not None:
+                yield site.directory
+        if self.cache_directory is not None:
+            yield self.cache_directory
+
+    def s3_config(self) -> "S3Config":
+        """For a bucket. Raises InvalidName."""
+        from store.backends.s3.config import S3Config
+
+        bucket, datastore = S3Config.parse_url(self.url)
+        names = (o.field for o in OPTIONS if o.is_s3 and o.name not in SECRET_SOURCES)
+        fields = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return S3Config(bucket, datastore, **fields)
+
+    def encode(self) -> dict[str, Any]:
+        """As JSON: the options' texts by name, secrets included."""
+        values = ((option, getattr(self, option.field)) for option in OPTIONS)
+        texts = {
+            option.name: option.kind.format(value)
+            for option, value in values
+            if value is not None and option.kind is not kinds.LIST
+        }
+        mirrors = [mirror.encode() for mirror in self.mirrors]
+        return {"url": self.url, "name": self.name, "options": texts, "mirrors": mirrors}
+
+    @classmethod
+    def decode(cls, record: Mapping[str, Any]) -> Self:
+        """The inverse of `encode`."""
+        options = {
+            BY_NAME[name].field: BY_NAME[name].kind.read(text)
+            for name, text in record["options"].items()
+        }
+        mirrors = tuple(map(cls.decode, record["mirrors"]))
+        return cls(record["url"], record["name"], mirrors=mirrors, **options)
+
+
+def make_settings(
+    repository: Repository, mirrors: tuple[RepositorySettings, ...] = ()
+) -> RepositorySettings:
+    """The settings that a repository's options add up to.
+
+    Raises InvalidName: they don't go together.
+    """
+    options, url = applicable(repository), repository.url.value
+    for option, given in options.items():
+        for other in sorted(BY_NAME[option].excludes & options.keys()):
+            raise InvalidName(f"{given.origin}: {option} and {other} exclude each other")
+    has_secret = bool(SECRET_FORMS & options.keys())
+    if has_secret != ("access-key" in options):
+        both = ("a secret key", "access-key") if has_secret else ("access-key", "secret-key")
+        what = f"{both[0]} without {both[1]}; give both or neither"
+        raise InvalidName(f"repository {repository.name or url}: {what}")
+    fields = {BY_NAME[option].field: given.value for option, given in options.items()}
+    return RepositorySettings(url, repository.name, **{**fields, "mirrors": mirrors})
+
+
+def applicable(repository: Repository) -> dict[str, Given]:
+    """Its options without those said of all repositories that mean nothing for a directory.
+
+    Raises InvalidName: one was said of this directory.
+    """
+    url = repository.url.value
+    meaningless = {n: g for n, g in repository.options.items() if not BY_NAME[n].applies_to(url)}
+    for name, given in meaningless.items():
+        if not given.is_general:
+            raise InvalidName(
+                f"{given.origin}: {name} is for s3://… only, and {url} is a directory"
+            )
+    return {n: given for n, given in repository.options.items() if n not in meaningless}
+
+
+def check_files(repository: Repository, *names: str) -> None:
+    """See whether the files that its options name can be read: those of `names`, or all.
+
+    Raises NotFound, PermissionDenied, BackendError.
+    """
+    for name, given in applicable(repository).items():
+        if BY_NAME[name].kind is kinds.FILE and (not names or name in names):
+            what = f"{given.origin}: {name} {given.value}"
+            try:
+                given.value.stat()
+            except OSError as error:
+                raise storage_error(error, what) from error
+            if not os.access(given.value, os.R_OK):
+                raise PermissionDenied(f"{what}: cannot be read")
+
+
+def cache_home() -> Path:
+    """Where what can be had again is kept: $XDG_CACHE_HOME/vaultway, usually below ~/.cache."""
+    return _home("XDG_CACHE_HOME", ".cache") / "vaultway"
+
+
+def config_home() -> Path:
+    """Where the user's configuration is: $XDG_CONFIG_HOME/vaultway, usually below ~/.config."""
+    return _home("XDG_CONFIG_HOME", ".config") / "vaultway"
+
+
+def _home(variable: str, below_home: str) -> Path:
+    """A relative path in the variable counts as none, says the XDG specification."""
+    place = os.environ.get(variable, "")
+    if place.startswith("/"):
+        return Path(place)
+    try:
+        return Path.home() / below_home
+    except RuntimeError as error:
+        raise InvalidName(f"no home directory: set {variable}") from error
