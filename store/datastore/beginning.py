@@ -148,11 +148,13 @@ class Beginning:
         return True
 
     def make_directory(self) -> None:
-        """Make and lock the snapshot's own directory. Raises AlreadyExists, Locked."""
+        """Make the snapshot's own directory, and lock it. Raises AlreadyExists, Locked."""
         remove_leftovers(self._backend, self._namespace, self._seen)
         if not self._backend.mkdir(self._snapshot.path(self._namespace), durable=self._durable):
             raise AlreadyExists(f"snapshot {self._snapshot} exists, or is being written")
         self.held.callback(self._undo, remove_snapshot_files, self._snapshot)
+        if self._backend.is_object_store:
+            return  # all who look at unfinished snapshots hold the group's lock, which we have
         self._hold_lock(
             locks.lock_snapshot(self._backend, self._namespace, self._snapshot, exclusive=True)
         )

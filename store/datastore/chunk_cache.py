@@ -1,5 +1,6 @@
 """Decoded chunks in memory, and how they get there: read, check, decode, once."""
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -7,15 +8,29 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple
 
+from store.backends.base import Backend
 from store.datastore.chunk_store import ChunkStore
 from store.errors import ChunkMissing, FormatError, IntegrityError, StoreError
 from store.format.blob import decode_chunk
 from store.format.crypt import CryptConfig
+from store.format.fixed_index import CHUNK_SIZE
 from store.names import Digest, Fingerprint
 
 ENTRY_OVERHEAD = 256
 PREFETCH_THREADS = 2
-PREFETCH_QUEUE = 8
+QUEUED_PER_THREAD = 4
+
+
+def prefetch_threads(backend: Backend, cache_bytes: int) -> int:
+    """How many chunks of a gateway's clients to load ahead at once.
+
+    A disk is busy with two. Where calls wait for a network, as many as are worth having, with half
+    of the cache for them.
+    """
+    if backend.parallelism <= len(os.sched_getaffinity(0)):
+        return PREFETCH_THREADS
+    room = cache_bytes // 2 // CHUNK_SIZE
+    return max(PREFETCH_THREADS, min(backend.parallelism, room))
 
 
 class Cached(NamedTuple):
@@ -50,14 +65,16 @@ class ChunkCache:
     below 16 MiB that hurts.
     """
 
-    def __init__(self, budget_bytes: int) -> None:
+    def __init__(self, budget_bytes: int, prefetchers: int = PREFETCH_THREADS) -> None:
+        """`prefetchers`: threads that load ahead, see `prefetch_threads`."""
         self.budget_bytes = budget_bytes
+        self.prefetchers = prefetchers
         self._entries: OrderedDict[bytes, Cached] = OrderedDict()
         self._used = 0
         self._flights: dict[tuple[bytes, Fingerprint | None], _Flight] = {}
         self._lock = threading.Lock()
         self._prefetchers: ThreadPoolExecutor | None = None
-        self._queued = threading.BoundedSemaphore(PREFETCH_QUEUE)
+        self._queued = threading.BoundedSemaphore(prefetchers * QUEUED_PER_THREAD)
 
     @property
     def used_bytes(self) -> int:
@@ -155,7 +172,7 @@ class ChunkCache:
     def _background(self) -> ThreadPoolExecutor:
         with self._lock:  # threads start with the first use: nbdkit forks before that
             if self._prefetchers is None:
-                self._prefetchers = ThreadPoolExecutor(PREFETCH_THREADS, "prefetch")
+                self._prefetchers = ThreadPoolExecutor(self.prefetchers, "prefetch")
             return self._prefetchers
 
     def _quietly(self, load: Callable[[], object]) -> None:
@@ -190,6 +207,11 @@ class ChunkReader:
         self.encrypted = encrypted
         self.name = name
         self._cache_key = self.key.fingerprint if self.key else None
+
+    @property
+    def backend(self) -> Backend:
+        """Where the chunks are."""
+        return self._chunks.backend
 
     def read(self, digest: Digest, size: int) -> bytes:
         """One whole chunk of `size` bytes, from the cache or the store.

@@ -17,6 +17,8 @@ CHUNK_NAME = re.compile(r"[0-9a-f]{64}")
 BAD_NAMES = 10
 STRIPES = 64  # more than any pool of writers has threads
 MAGIC_SIZE = 8
+NAME_SIZE = 4 + 1 + 64
+"""Characters of a chunk's name below `.chunks`."""
 
 
 class SyncLevel(StrEnum):
@@ -37,6 +39,12 @@ class InsertResult(NamedTuple):
     stored_size: int
 
 
+def name_below(digest: Digest) -> str:
+    """`0123/0123…`: a chunk's name below `.chunks`."""
+    text = digest.hex()
+    return f"{text[:4]}/{text}"
+
+
 def digest_of(name: str) -> Digest | None:
     """The digest of `0123/0123…`, a name below `.chunks`; None for what is no chunk's name."""
     directory, _, text = name.partition("/")
@@ -52,11 +60,15 @@ class ChunkStore:
         self._backend = backend
         self._inserting = tuple(threading.Lock() for _ in range(STRIPES))
 
+    @property
+    def backend(self) -> Backend:
+        """Where they are."""
+        return self._backend
+
     @staticmethod
     def name(digest: Digest) -> str:
         """`.chunks/0123/0123…`: the object of a chunk."""
-        text = digest.hex()
-        return f"{CHUNKS}/{text[:4]}/{text}"
+        return f"{CHUNKS}/{name_below(digest)}"
 
     def read(self, digest: Digest) -> bytes:
         """The encoded chunk, unchecked. Raises ChunkMissing (absent or empty), BackendError."""

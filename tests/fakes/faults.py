@@ -29,6 +29,17 @@ class FaultyBackend:
     def location(self) -> str:
         return str(self._backend.location)
 
+    @property
+    def parallelism(self) -> int:
+        return int(self._backend.parallelism)
+
+    @property
+    def is_object_store(self) -> bool:
+        return bool(self._backend.is_object_store)
+
+    def interrupt(self) -> None:
+        self._backend.interrupt()
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return self._guard(getattr(self._backend, name), name)
 
