@@ -26,7 +26,7 @@ from blockgw.thread_state import (
     keep_thread_state_to_its_end,
     let_go_of_thread_state,
 )
-from store.datastore.archives import ChunkCache
+from store.datastore.chunk_cache import cache_over
 from store.datastore.repository import open_datastore
 from store.errors import StoreError
 from store.format.crypt import CryptConfig
@@ -44,9 +44,9 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.threads = settings.threads
-        self.cache = ChunkCache(settings.cache_size)
         self.key = CryptConfig(settings.key) if settings.key else None
         self.datastore = open_datastore(settings.repository)
+        self.cache = cache_over(self.datastore.backend, settings.cache_size)
         self.exports = Exports(self.datastore, settings.selection)
 
     def open(self, name: str) -> Device:

@@ -21,16 +21,20 @@ PREFETCH_THREADS = 2
 QUEUED_PER_THREAD = 4
 
 
-def prefetch_threads(backend: Backend, cache_bytes: int) -> int:
-    """How many chunks of a gateway's clients to load ahead at once.
+def reads_at_once(backend: Backend, few: int, room: int) -> int:
+    """How many chunks to read ahead: a `few` from a disk, which has processors to wait for.
 
-    A disk is busy with two. Where calls wait for a network, as many as are worth having, with half
-    of the cache for them.
+    Where calls wait for a network: as many as it serves, while there is room for them.
     """
     if backend.parallelism <= len(os.sched_getaffinity(0)):
-        return PREFETCH_THREADS
-    room = cache_bytes // 2 // CHUNK_SIZE
-    return max(PREFETCH_THREADS, min(backend.parallelism, room))
+        return few
+    return max(few, min(backend.parallelism, room))
+
+
+def cache_over(backend: Backend, budget_bytes: int) -> "ChunkCache":
+    """The cache of a gateway, half of which may be read ahead."""
+    room = budget_bytes // 2 // CHUNK_SIZE
+    return ChunkCache(budget_bytes, reads_at_once(backend, PREFETCH_THREADS, room))
 
 
 class Cached(NamedTuple):
@@ -66,7 +70,7 @@ class ChunkCache:
     """
 
     def __init__(self, budget_bytes: int, prefetchers: int = PREFETCH_THREADS) -> None:
-        """`prefetchers`: threads that load ahead, see `prefetch_threads`."""
+        """`prefetchers`: threads that load ahead."""
         self.budget_bytes = budget_bytes
         self.prefetchers = prefetchers
         self._entries: OrderedDict[bytes, Cached] = OrderedDict()
@@ -74,7 +78,7 @@ class ChunkCache:
         self._flights: dict[tuple[bytes, Fingerprint | None], _Flight] = {}
         self._lock = threading.Lock()
         self._prefetchers: ThreadPoolExecutor | None = None
-        self._queued = threading.BoundedSemaphore(prefetchers * QUEUED_PER_THREAD)
+        self._wanted: set[tuple[bytes, Fingerprint | None]] = set()
 
     @property
     def used_bytes(self) -> int:
@@ -157,30 +161,30 @@ class ChunkCache:
             self._entries.clear()
             self._used = 0
 
-    def prefetch(self, load: Callable[[], object]) -> None:
-        """Run `load` in the background; dropped when enough is waiting.
+    def prefetch(self, digest: Digest, key: Fingerprint | None, load: Callable[[], object]) -> None:
+        """Run `load` in the background; dropped when it was asked for, or enough is waiting.
 
         Its StoreErrors are for the read to find.
         """
-        if not self._queued.acquire(blocking=False):
-            return
-        try:
-            self._background().submit(self._quietly, load)
-        except RuntimeError:  # closed, or the process is ending
-            self._queued.release()
-
-    def _background(self) -> ThreadPoolExecutor:
-        with self._lock:  # threads start with the first use: nbdkit forks before that
-            if self._prefetchers is None:
+        name = (digest, key)
+        with self._lock:
+            most = self.prefetchers * QUEUED_PER_THREAD
+            if name in self._wanted or name in self._flights or len(self._wanted) >= most:
+                return
+            self._wanted.add(name)
+            if self._prefetchers is None:  # with the first use: nbdkit forks before that
                 self._prefetchers = ThreadPoolExecutor(self.prefetchers, "prefetch")
-            return self._prefetchers
+            try:
+                self._prefetchers.submit(self._quietly, name, load)
+            except RuntimeError:  # closed, or the process is ending
+                self._wanted.discard(name)
 
-    def _quietly(self, load: Callable[[], object]) -> None:
+    def _quietly(self, name: tuple[bytes, Fingerprint | None], load: Callable[[], object]) -> None:
         try:
             with suppress(StoreError):
                 load()
         finally:
-            self._queued.release()
+            self._wanted.discard(name)
 
     def close(self) -> None:
         """Forget all chunks and end the background threads. Reading still works afterwards."""
@@ -233,7 +237,7 @@ class ChunkReader:
     def prefetch(self, digest: Digest, size: int) -> None:
         """Start loading a chunk that will be wanted soon."""
         if self.peek(digest) is None:
-            self._cache.prefetch(lambda: self.read(digest, size))
+            self._cache.prefetch(digest, self._cache_key, lambda: self.read(digest, size))
 
     def _decode(self, digest: Digest, size: int) -> bytes:
         try:

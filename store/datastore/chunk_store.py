@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -101,13 +102,11 @@ class ChunkStore:
         """
         name = self.name(digest)
         size = len(header) + len(body)
+        if self._backend.is_object_store:
+            with suppress(AlreadyExists):  # one request where it is new, the usual case
+                self._write(name, (header, body), durable, exclusive=True)
+                return InsertResult(new=True, stored_size=size)
         with self._inserting[digest[-1] % STRIPES]:
-            if self._backend.is_object_store:  # one request where it is new, the usual case
-                try:
-                    self._write(name, (header, body), durable, exclusive=True)
-                    return InsertResult(new=True, stored_size=size)
-                except AlreadyExists:
-                    pass
             there = self._backend.stat(name)
             if there is not None and self._keeps(name, there, bytes(header[:MAGIC_SIZE]), size):
                 if self._backend.is_object_store or self._backend.touch(name):

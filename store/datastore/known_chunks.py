@@ -11,7 +11,7 @@ from collections.abc import Container
 
 from store.backends.base import Backend
 from store.datastore.chunk_store import CHUNKS, NAME_SIZE, digest_of, name_below
-from store.datastore.chunk_windows import LAST, ChunkWindows
+from store.datastore.chunk_windows import FIRST, LAST, ChunkWindows
 from store.datastore.digest_hints import MAX_HINTS, prefix_of
 from store.errors import BackendError
 from store.names import Digest
@@ -49,20 +49,22 @@ class KnownChunks:
                 if found is not None:
                     return found
                 start = self._start_for(digest)
-                flight = self._flights.get(start)
-                if flight is None:
-                    self._flights[start] = threading.Event()
-            if flight is None:
-                self._load(start)
-            else:
-                flight.wait()
+                flight = self._board(start)
+            self._fly(start, flight)
 
     def find(self, digest: Digest) -> bool:
-        """The same where asking pays: False means that storing the chunk is the way to know."""
-        with self._lock:
-            found = self._recall(digest)
-            ask = found is None and (not self._cell or self._met > self._new)
-        if ask or (found is None and digest in self._candidates):
+        """The same where asking pays: False means that storing the chunk is the way to know.
+
+        The first page always pays: it may be the only one.
+        """
+        while True:
+            with self._lock:
+                found = self._recall(digest)
+                if found is not None or self._cell:
+                    break
+                flight = self._board(FIRST)
+            self._fly(FIRST, flight)
+        if found is None and (self._met > self._new or digest in self._candidates):
             return self.confirm(digest)
         return bool(found)
 
@@ -97,11 +99,22 @@ class KnownChunks:
         gap = self._windows.gap_before(digest)
         if not self._cell:
             return gap
-        cell = prefix_of(digest) // self._cell * self._cell
-        return max(gap, cell.to_bytes(8, "big") + bytes(24))
+        number = prefix_of(digest) // self._cell
+        cell = (number * self._cell).to_bytes(8, "big") + bytes(24)
+        return cell if gap < cell < digest else gap
 
-    def _load(self, start: bytes) -> None:
-        """Ask for one page. Those who wait for it find it, or ask themselves."""
+    def _board(self, start: bytes) -> threading.Event | None:
+        """What is set when somebody else has asked for the page; None: we are to ask."""
+        flight = self._flights.get(start)
+        if flight is None:
+            self._flights[start] = threading.Event()
+        return flight
+
+    def _fly(self, start: bytes, flight: threading.Event | None) -> None:
+        """Ask for one page, or wait for it. If that failed, those who waited ask themselves."""
+        if flight is not None:
+            flight.wait()
+            return
         try:
             end, listed = self._list(start)
             with self._lock:
@@ -111,8 +124,7 @@ class KnownChunks:
                     self._cell = max(1, span * CELL // max(1, len(listed)))
         finally:
             with self._lock:
-                flight = self._flights.pop(start)
-            flight.set()
+                self._flights.pop(start).set()
 
     def _list(self, start: bytes) -> tuple[bytes, list[Digest]]:
         """The chunks of one page after `start`, and where it ends. Empty ones are no chunks.

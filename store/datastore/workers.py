@@ -1,12 +1,15 @@
 """Threads that call a storage: how many, in how much memory, and how they end at once."""
 
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 from store.backends.base import Backend
+from store.errors import Cancelled
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -14,7 +17,7 @@ T = TypeVar("T")
 DEFAULT_MEMORY = 256 << 20
 COPIES = 2
 """A chunk on its way is in memory plain and encoded."""
-POLL_S = 0.02
+POLL_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,8 @@ class Workers:
         self.count = count
         self._backend = backend
         self._pool = ThreadPoolExecutor(count, name)
-        self._unfinished: set[Future[Any]] = set()
+        self._running: set[int] = set()
+        self._stopping = False
 
     def __enter__(self) -> Self:
         return self
@@ -88,10 +92,18 @@ class Workers:
         self, work: Callable[P, T], /, *arguments: P.args, **options: P.kwargs
     ) -> "Future[T]":
         """Queue a call."""
-        future = self._pool.submit(work, *arguments, **options)
-        self._unfinished.add(future)
-        future.add_done_callback(self._unfinished.discard)
-        return future
+        return self._pool.submit(self._call, work, *arguments, **options)
+
+    def _call(self, work: Callable[P, T], /, *arguments: P.args, **options: P.kwargs) -> T:
+        """Counted here, not where it is queued: an interrupt in there would lose it."""
+        thread = threading.get_ident()
+        self._running.add(thread)
+        try:
+            if self._stopping:
+                raise Cancelled("stopped before it began")
+            return work(*arguments, **options)
+        finally:
+            self._running.discard(thread)
 
     def run(self, work: Callable[[], object]) -> None:
         """Call `work` in every thread; returns when all have ended, raises when one failed."""
@@ -105,8 +117,9 @@ class Workers:
 
     def stop(self) -> None:
         """The same without patience. Other threads' calls to the storage are interrupted, too."""
+        self._stopping = True
         self._pool.shutdown(wait=False, cancel_futures=True)
-        while self._unfinished:
+        while self._running:
             self._backend.interrupt()  # again: a thread may have been between two calls
-            wait(self._unfinished.copy(), POLL_S)
+            time.sleep(POLL_S)
         self.finish()

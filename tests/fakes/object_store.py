@@ -183,7 +183,7 @@ class _Lease:
 class StuckStore(ObjectStore):
     """Its calls of some kinds wait, from `stick` on, until they are interrupted.
 
-    `stuck` is released once for each call that waits.
+    Not those of the main thread. `stuck` is released once for each call that waits.
     """
 
     def __init__(self) -> None:
@@ -191,14 +191,18 @@ class StuckStore(ObjectStore):
         self.stuck = threading.Semaphore(0)
         self.interrupts = 0
         self._kinds: tuple[str, ...] = ()
+        self._after = 0
         self._end = threading.Event()
 
-    def stick(self, *kinds: str) -> None:
-        self._kinds = kinds
+    def stick(self, *kinds: str, after: int = 0) -> None:
+        self._kinds, self._after = kinds, after
 
     def count(self, kind: str, name: str, number: int = 1) -> None:
         super().count(kind, name, number)
         if kind in self._kinds and threading.current_thread() is not threading.main_thread():
+            self._after -= 1
+            if self._after >= 0:
+                return
             end = self._end
             self.stuck.release()
             end.wait()

@@ -98,7 +98,8 @@ class ChunkPool:
         self._chunks = chunks
         self._workers = chunks.workers("chunk")
         self._free = self._limit = chunks.memory.in_flight
-        self._room = threading.Condition()
+        self._lock = threading.Lock()  # an interrupt may not leave it taken, as a Condition's could
+        self._room = threading.Condition(self._lock)
         self._failed: BaseException | None = None
 
     def __enter__(self) -> Self:
@@ -118,7 +119,7 @@ class ChunkPool:
         Raises what a worker raised.
         """
         size = min(COPIES * len(plain), self._limit)
-        with self._room:
+        with self._lock:
             self._room.wait_for(lambda: self._free >= size or self._failed)
             if self._failed:
                 raise self._failed
@@ -136,7 +137,7 @@ class ChunkPool:
             self._failed = error
             raise
         finally:
-            with self._room:
+            with self._lock:
                 self._free += size
                 self._room.notify()
 
