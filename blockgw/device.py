@@ -12,6 +12,7 @@ from typing import Protocol, Self
 
 from blockgw.export import ImageName
 from store.datastore.archives import ChunkCache, SnapshotReader
+from store.datastore.chunk_cache import reads_at_once
 from store.datastore.datastore import Datastore
 from store.errors import FormatError, IntegrityError, KeyRequired, StoreError
 from store.format.buffer import Buffer
@@ -77,9 +78,16 @@ class Device:
     client that goes on from one chunk into the next gets the following ones decoded in advance.
     """
 
-    def __init__(self, image: Image, chunk_size: int, resources: ExitStack | None = None) -> None:
-        """`resources` is what `close` gives back; `chunk_size` is in bytes."""
+    def __init__(
+        self,
+        image: Image,
+        chunk_size: int,
+        resources: ExitStack | None = None,
+        read_ahead: int = READ_AHEAD_CHUNKS,
+    ) -> None:
+        """`resources` is what `close` gives back; `chunk_size` is in bytes, `read_ahead` chunks."""
         self.size = image.size
+        self._read_ahead = read_ahead * chunk_size
         self.chunk_size = chunk_size
         self._image = image
         self._peek = image.peek
@@ -109,7 +117,10 @@ class Device:
                 size = reader.manifest.file(f"{name.archive}.fidx").size
                 return cls(UnreadableImage(size, error), CHUNK_SIZE, stack.pop_all())
             assert isinstance(stream.index, FixedIndex)
-            return cls(stream, stream.index.chunk_size, stack.pop_all())
+            chunk_size = stream.index.chunk_size
+            room = cache.budget_bytes // 2 // chunk_size
+            ahead = reads_at_once(datastore.backend, READ_AHEAD_CHUNKS, room)
+            return cls(stream, chunk_size, stack.pop_all(), ahead)
 
     def close(self) -> None:
         """Let go of the snapshot."""
@@ -163,7 +174,7 @@ class Device:
             if sequential:
                 self._awaited.add(chunk + 1)
         if sequential:
-            self.prefetch((chunk + 1) * self.chunk_size, READ_AHEAD_CHUNKS * self.chunk_size)
+            self.prefetch((chunk + 1) * self.chunk_size, self._read_ahead)
 
     def prefetch(self, offset: int, size: int) -> None:
         """Start decoding what lies in the range, as far as the read-ahead queue takes it."""

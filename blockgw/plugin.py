@@ -26,7 +26,7 @@ from blockgw.thread_state import (
     keep_thread_state_to_its_end,
     let_go_of_thread_state,
 )
-from store.datastore.archives import ChunkCache
+from store.datastore.chunk_cache import cache_over
 from store.datastore.repository import open_datastore
 from store.errors import StoreError
 from store.format.crypt import CryptConfig
@@ -46,7 +46,7 @@ class Server:
         self.threads = settings.threads
         self.key = CryptConfig(settings.key) if settings.key else None
         self.datastore = open_datastore(settings.repository)
-        self.cache = ChunkCache(self.datastore.memory_bytes)
+        self.cache = cache_over(self.datastore.backend, self.datastore.memory_bytes)
         self.exports = Exports(self.datastore, settings.selection)
 
     def open(self, name: str) -> Device:

@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 QUIET_S = 60.0
 MAX_REMEMBERED = 1000
+THREADS = max(4, (os.cpu_count() or 1) + 2)
 
 
 class Bridge:
@@ -34,8 +35,8 @@ class Bridge:
             is free.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
-        self._limiter = trio.CapacityLimiter(threads or max(4, (os.cpu_count() or 1) + 2))
+    def __init__(self, threads: int = THREADS) -> None:
+        self._limiter = trio.CapacityLimiter(threads)
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Call `function(*args)` in a thread; its exception is raised here as it is.

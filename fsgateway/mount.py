@@ -14,13 +14,14 @@ import pyfuse3
 import trio
 
 from fsgateway.attributes import Presentation
-from fsgateway.bridge import Bridge
+from fsgateway.bridge import THREADS, Bridge
 from fsgateway.operations import VaultwayOperations
 from fsgateway.options import MountOptions
 from fsgateway.readahead import Loader
 from fsgateway.reading import Reader
 from fsgateway.tree import NamespaceNode
 from fsgateway.view import View
+from store.datastore.chunk_cache import reads_at_once
 from store.datastore.datastore import Datastore
 from store.errors import BackendError
 from store.format.crypt import CryptConfig
@@ -65,9 +66,10 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     datastore.list_namespaces(request.namespace, 0)
-    background = Bridge(os.cpu_count() or 1)
-    bridge = Bridge()
-    loader = Loader(bridge, background, datastore.memory_bytes)
+    backend = datastore.backend
+    background = Bridge(reads_at_once(backend, os.cpu_count() or 1, backend.parallelism))
+    bridge = Bridge(reads_at_once(backend, THREADS, backend.parallelism))
+    loader = Loader(bridge, background, datastore.memory_bytes, backend)
     operations = _operations(request, datastore, bridge, loader)
     with _libfuse_errors(request.mountpoint):
         options = request.options.for_fuse(request.repository)

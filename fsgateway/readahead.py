@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from fsgateway.bridge import Bridge
+from store.backends.base import Backend
 from store.datastore.archives import IndexedStream
+from store.datastore.chunk_cache import reads_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,16 +77,20 @@ class Loader:
         foreground: runs what a reader waits for.
         background: runs the read-ahead, on its own few threads.
         cache_bytes: the cache's budget, which limits how far ahead it is worth to read.
+        backend: what the chunks come from, likewise.
 
     `start_soon` starts a background task; None before the mount runs, and then nothing is read
     ahead.
     """
 
-    def __init__(self, foreground: Bridge, background: Bridge, cache_bytes: int) -> None:
+    def __init__(
+        self, foreground: Bridge, background: Bridge, cache_bytes: int, backend: Backend
+    ) -> None:
         self._foreground = foreground
         self._background = background
         self._flights: dict[Digest, _Flight] = {}
-        self._ahead = max(0, min(MAX_AHEAD, cache_bytes // LARGEST_CHUNK - 1))
+        room = max(0, cache_bytes // LARGEST_CHUNK - 1)
+        self._ahead = min(room, reads_at_once(backend, MAX_AHEAD, room))
         self.start_soon: Callable[..., object] | None = None
 
     async def fill(self, stream: IndexedStream, position: int, size: int) -> None:

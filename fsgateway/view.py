@@ -12,7 +12,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 from fsgateway.attributes import CHANGING_S
 from fsgateway.hardlinks import LinkBudget
-from store.datastore.archives import ChunkCache, IndexedStream, SnapshotReader
+from store.datastore.archives import IndexedStream, SnapshotReader
+from store.datastore.chunk_cache import cache_over
 from store.datastore.datastore import Datastore, DatastoreStatus
 from store.errors import KeyRequired, StoreError, WrongKey
 from store.format.crypt import CryptConfig
@@ -203,7 +204,7 @@ class View:
         self.datastore = datastore
         self.key = key
         self.cache_bytes = cache_bytes
-        self.cache = ChunkCache(cache_bytes)
+        self.cache = cache_over(datastore.backend, cache_bytes)
         self.link_budget = LinkBudget()
         self.namespace = namespace or Namespace()
         self.started_ns = time.time_ns()

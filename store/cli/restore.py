@@ -132,7 +132,8 @@ def _open_reader(
     explicit = args.keyfile is not None or args.keyfd is not None
     manifest = datastore.read_manifest(namespace, snapshot)
     key = load_key(args) if explicit or _has_key(manifest) else None
-    return SnapshotReader(datastore, namespace, snapshot, key, ChunkCache(CACHE_BYTES))
+    cache = ChunkCache(CACHE_BYTES)
+    return SnapshotReader(datastore, namespace, snapshot, key, cache, manifest=manifest)
 
 
 def _has_key(manifest: "Manifest") -> bool:

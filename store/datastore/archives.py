@@ -7,7 +7,9 @@ from typing import TypeVar
 
 from store.datastore.chunk_cache import ChunkCache, ChunkReader
 from store.datastore.datastore import Datastore
+from store.datastore.snapshot_indexes import SnapshotIndexes
 from store.datastore.streams import Index, IndexedStream
+from store.datastore.workers import Memory
 from store.errors import FormatError, IntegrityError, KeyRequired, NotFound, WrongKey
 from store.format.blob import decode_blob, is_encrypted
 from store.format.catalog import Catalog
@@ -48,13 +50,19 @@ class SnapshotReader:
         snapshot: Snapshot,
         key: CryptConfig | None,
         cache: ChunkCache,
+        *,
+        manifest: Manifest | None = None,
+        indexes: SnapshotIndexes | None = None,
     ) -> None:
         """Read the manifest, and check its signature if `key` made it.
+
+        `manifest`, `indexes`: what was read of them already.
 
         Raises NotFound, FormatError, IntegrityError (the signature is wrong).
         """
         self.datastore, self.namespace, self.snapshot = datastore, namespace, snapshot
-        self.manifest: Manifest = datastore.read_manifest(namespace, snapshot)
+        self.manifest: Manifest = manifest or datastore.read_manifest(namespace, snapshot)
+        self._indexes = indexes
         self._key, self._cache = key, cache
         if self.manifest.snapshot != snapshot:  # as PBS: a renamed group stays readable
             log.warning(
@@ -143,17 +151,11 @@ class SnapshotReader:
         )
         index = self._open_index(info)
         label = self._label(info.filename)
-        return IndexedStream(
-            index, ChunkReader(self.datastore.chunks, key, encrypted, self._cache, name=label)
-        )
+        reader = ChunkReader(self.datastore.chunks, key, encrypted, self._cache, name=label)
+        return IndexedStream(index, reader, Memory.of(self.datastore))
 
     def _open_index(self, info: FileInfo) -> Index:
-        kind: Callable[[Namespace, Snapshot, str], Index] = (
-            self.datastore.fixed_index
-            if info.filename.endswith(".fidx")
-            else self.datastore.dynamic_index
-        )
-        index = self._read(info.filename, kind)
+        index = self._read(info.filename, self._load_index)
         if index.size != info.size:
             raise IntegrityError(
                 f"{self._label(info.filename)}: {index.size} bytes, the manifest says {info.size}"
@@ -163,6 +165,13 @@ class SnapshotReader:
                 f"{self._label(info.filename)}: not the index that the manifest describes"
             )
         return index
+
+    def _load_index(self, namespace: Namespace, snapshot: Snapshot, filename: str) -> Index:
+        if self._indexes is not None:
+            return self._indexes.open(filename)
+        if filename.endswith(".fidx"):
+            return self.datastore.fixed_index(namespace, snapshot, filename)
+        return self.datastore.dynamic_index(namespace, snapshot, filename)
 
     def _read(self, filename: str, read: Callable[[Namespace, Snapshot, str], T]) -> T:
         """A file of the snapshot; one that the manifest names and nobody has is damage."""

@@ -41,7 +41,7 @@ class Beginning:
         self.held = ExitStack()
         self.finished = False
         self._locks: list[Lock] = []
-        self._seen: list[groups.SnapshotDirectory] = []
+        self._seen: list[groups.SnapshotDirectory] | None = None
         self.previous_manifest: Manifest | None = None
 
     def _hold_lock(self, lock: Lock) -> None:
@@ -91,7 +91,7 @@ class Beginning:
         Who does that takes the group back if it comes to nothing, whichever process made its
         directory: of two that race, one makes it and the other may be first to lock it.
         """
-        if groups.find_latest(self._backend, self._namespace, self._group) is not None:
+        if self._newest() is not None:
             raise PermissionDenied(
                 f"backup group {self._group} has snapshots but no owner; set one first"
             )
@@ -117,13 +117,19 @@ class Beginning:
         Locked when the newest is being removed.
         """
         while True:
-            self._seen = groups.snapshot_directories(self._backend, self._namespace, self._group)
-            finished = (one.snapshot for one in reversed(self._seen) if one.is_finished)
-            latest = next(finished, None)
+            latest = self._newest()
             if latest is None:
                 return None
-            with suppress(NotFound):  # removed meanwhile: look again
+            with suppress(NotFound):
                 return latest if self._hold(latest) else None
+            self._seen = None  # removed meanwhile: look again
+
+    def _newest(self) -> Snapshot | None:
+        """The group's newest finished snapshot. One look is enough while we hold its lock."""
+        if self._seen is None:
+            self._seen = groups.snapshot_directories(self._backend, self._namespace, self._group)
+        finished = (one.snapshot for one in reversed(self._seen) if one.is_finished)
+        return next(finished, None)
 
     def _hold(self, latest: Snapshot) -> bool:
         """Keep the newest snapshot; False when nothing may be built on it. Raises NotFound.
@@ -148,11 +154,13 @@ class Beginning:
         return True
 
     def make_directory(self) -> None:
-        """Make and lock the snapshot's own directory. Raises AlreadyExists, Locked."""
-        remove_leftovers(self._backend, self._namespace, self._seen)
+        """Make the snapshot's own directory, and lock it. Raises AlreadyExists, Locked."""
+        remove_leftovers(self._backend, self._namespace, self._seen or ())
         if not self._backend.mkdir(self._snapshot.path(self._namespace), durable=self._durable):
             raise AlreadyExists(f"snapshot {self._snapshot} exists, or is being written")
         self.held.callback(self._undo, remove_snapshot_files, self._snapshot)
+        if self._backend.is_object_store:
+            return  # all who look at unfinished snapshots hold the group's lock, which we have
         self._hold_lock(
             locks.lock_snapshot(self._backend, self._namespace, self._snapshot, exclusive=True)
         )

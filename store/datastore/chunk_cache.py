@@ -1,5 +1,6 @@
 """Decoded chunks in memory, and how they get there: read, check, decode, once."""
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -7,15 +8,33 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple
 
+from store.backends.base import Backend
 from store.datastore.chunk_store import ChunkStore
 from store.errors import ChunkMissing, FormatError, IntegrityError, StoreError
 from store.format.blob import decode_chunk
 from store.format.crypt import CryptConfig
+from store.format.fixed_index import CHUNK_SIZE
 from store.names import Digest, Fingerprint
 
 ENTRY_OVERHEAD = 256
 PREFETCH_THREADS = 2
-PREFETCH_QUEUE = 8
+QUEUED_PER_THREAD = 4
+
+
+def reads_at_once(backend: Backend, few: int, room: int) -> int:
+    """How many chunks to read ahead: a `few` from a disk, which has processors to wait for.
+
+    Where calls wait for a network: as many as it serves, while there is room for them.
+    """
+    if backend.parallelism <= len(os.sched_getaffinity(0)):
+        return few
+    return max(few, min(backend.parallelism, room))
+
+
+def cache_over(backend: Backend, budget_bytes: int) -> "ChunkCache":
+    """The cache of a gateway, half of which may be read ahead."""
+    room = budget_bytes // 2 // CHUNK_SIZE
+    return ChunkCache(budget_bytes, reads_at_once(backend, PREFETCH_THREADS, room))
 
 
 class Cached(NamedTuple):
@@ -50,14 +69,16 @@ class ChunkCache:
     below 16 MiB that hurts.
     """
 
-    def __init__(self, budget_bytes: int) -> None:
+    def __init__(self, budget_bytes: int, prefetchers: int = PREFETCH_THREADS) -> None:
+        """`prefetchers`: threads that load ahead."""
         self.budget_bytes = budget_bytes
+        self.prefetchers = prefetchers
         self._entries: OrderedDict[bytes, Cached] = OrderedDict()
         self._used = 0
         self._flights: dict[tuple[bytes, Fingerprint | None], _Flight] = {}
         self._lock = threading.Lock()
         self._prefetchers: ThreadPoolExecutor | None = None
-        self._queued = threading.BoundedSemaphore(PREFETCH_QUEUE)
+        self._wanted: set[tuple[bytes, Fingerprint | None]] = set()
 
     @property
     def used_bytes(self) -> int:
@@ -140,30 +161,30 @@ class ChunkCache:
             self._entries.clear()
             self._used = 0
 
-    def prefetch(self, load: Callable[[], object]) -> None:
-        """Run `load` in the background; dropped when enough is waiting.
+    def prefetch(self, digest: Digest, key: Fingerprint | None, load: Callable[[], object]) -> None:
+        """Run `load` in the background; dropped when it was asked for, or enough is waiting.
 
         Its StoreErrors are for the read to find.
         """
-        if not self._queued.acquire(blocking=False):
-            return
-        try:
-            self._background().submit(self._quietly, load)
-        except RuntimeError:  # closed, or the process is ending
-            self._queued.release()
+        name = (digest, key)
+        with self._lock:
+            most = self.prefetchers * QUEUED_PER_THREAD
+            if name in self._wanted or name in self._flights or len(self._wanted) >= most:
+                return
+            self._wanted.add(name)
+            if self._prefetchers is None:  # with the first use: nbdkit forks before that
+                self._prefetchers = ThreadPoolExecutor(self.prefetchers, "prefetch")
+            try:
+                self._prefetchers.submit(self._quietly, name, load)
+            except RuntimeError:  # closed, or the process is ending
+                self._wanted.discard(name)
 
-    def _background(self) -> ThreadPoolExecutor:
-        with self._lock:  # threads start with the first use: nbdkit forks before that
-            if self._prefetchers is None:
-                self._prefetchers = ThreadPoolExecutor(PREFETCH_THREADS, "prefetch")
-            return self._prefetchers
-
-    def _quietly(self, load: Callable[[], object]) -> None:
+    def _quietly(self, name: tuple[bytes, Fingerprint | None], load: Callable[[], object]) -> None:
         try:
             with suppress(StoreError):
                 load()
         finally:
-            self._queued.release()
+            self._wanted.discard(name)
 
     def close(self) -> None:
         """Forget all chunks and end the background threads. Reading still works afterwards."""
@@ -191,6 +212,11 @@ class ChunkReader:
         self.name = name
         self._cache_key = self.key.fingerprint if self.key else None
 
+    @property
+    def backend(self) -> Backend:
+        """Where the chunks are."""
+        return self._chunks.backend
+
     def read(self, digest: Digest, size: int, offset: int) -> bytes:
         """One whole chunk of `size` bytes, from the cache or the store.
 
@@ -214,7 +240,7 @@ class ChunkReader:
     def prefetch(self, digest: Digest, size: int, offset: int) -> None:
         """Start loading a chunk that will be wanted soon."""
         if self.peek(digest) is None:
-            self._cache.prefetch(lambda: self.read(digest, size, offset))
+            self._cache.prefetch(digest, self._cache_key, lambda: self.read(digest, size, offset))
 
     def _load(self, digest: Digest, size: int) -> bytes:
         """Read and decode; what is bad or missing from another copy, if the storage has one.

@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from store.names import Digest
 CHUNK_NAME = re.compile(r"[0-9a-f]{64}")
 STRIPES = 64  # more than any pool of writers has threads
 MAGIC_SIZE = 8
+NAME_SIZE = 4 + 1 + 64
+"""Characters of a chunk's name below `.chunks`."""
 
 
 class SyncLevel(StrEnum):
@@ -37,6 +40,12 @@ class InsertResult(NamedTuple):
     stored_size: int
 
 
+def name_below(digest: Digest) -> str:
+    """`0123/0123…`: a chunk's name below `.chunks`."""
+    text = digest.hex()
+    return f"{text[:4]}/{text}"
+
+
 def digest_of(name: str) -> Digest | None:
     """The digest of `0123/0123…`, a name below `.chunks`; None for what is no chunk's name."""
     directory, _, text = name.partition("/")
@@ -52,11 +61,15 @@ class ChunkStore:
         self._backend = backend
         self._inserting = tuple(threading.Lock() for _ in range(STRIPES))
 
+    @property
+    def backend(self) -> Backend:
+        """Where they are."""
+        return self._backend
+
     @staticmethod
     def name(digest: Digest) -> str:
         """`.chunks/0123/0123…`: the object of a chunk."""
-        text = digest.hex()
-        return f"{CHUNKS}/{text[:4]}/{text}"
+        return f"{CHUNKS}/{name_below(digest)}"
 
     def read(self, digest: Digest) -> bytes:
         """The encoded chunk, unchecked. Raises ChunkMissing (absent or empty), BackendError."""
@@ -100,13 +113,11 @@ class ChunkStore:
         """
         name, parts, backend = self.name(digest), (header, body), self._backend
         size = len(header) + len(body)
+        if backend.is_object_store:
+            with suppress(AlreadyExists):  # one request where it is new, the usual case
+                write_chunk(backend, name, parts, exclusive=True, durable=durable)
+                return InsertResult(new=True, stored_size=size)
         with self._inserting[digest[-1] % STRIPES]:
-            if backend.is_object_store:  # one request where it is new, the usual case
-                try:
-                    write_chunk(backend, name, parts, exclusive=True, durable=durable)
-                    return InsertResult(new=True, stored_size=size)
-                except AlreadyExists:
-                    pass
             there = backend.stat(name)
             if there is not None and self._keeps(name, there, bytes(header[:MAGIC_SIZE]), size):
                 if backend.is_object_store or backend.touch(name):

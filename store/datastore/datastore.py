@@ -9,6 +9,7 @@ from store.backends.base import Backend, Lock
 from store.datastore import groups, locks, manifests, namespaces, owners, removal, snapshots
 from store.datastore.chunk_store import CHUNKS, ChunkStore, SyncLevel
 from store.datastore.options import DEFAULT_MEMORY
+from store.datastore.workers import Memory
 from store.errors import FormatError, InvalidName, NotFound
 from store.format.dynamic_index import DynamicIndex
 from store.format.fixed_index import FixedIndex
@@ -265,5 +266,11 @@ class Datastore:
             AlreadyExists, InvalidName: the time is taken, or older than the newest one's.
         """
         return snapshots.begin_snapshot(
-            self.backend, self.chunks, namespace, snapshot, owner=owner, sync_level=sync_level
+            self.backend,
+            self.chunks,
+            namespace,
+            snapshot,
+            owner=owner,
+            sync_level=sync_level,
+            memory=Memory.of(self),
         )

@@ -2,13 +2,18 @@
 
 import hashlib
 import threading
+from collections.abc import Iterable
 from typing import Self
 
 from store.backends.base import Backend
 from store.datastore import manifests, namespaces, owners
 from store.datastore.beginning import Beginning
 from store.datastore.chunk_store import ChunkStore, SyncLevel
+from store.datastore.digest_hints import Candidates
 from store.datastore.index_files import DynamicIndexFile, FixedIndexFile, fixed_index_size
+from store.datastore.known_chunks import KnownChunks
+from store.datastore.snapshot_indexes import SnapshotIndexes
+from store.datastore.workers import Memory
 from store.errors import (
     AlreadyExists,
     IntegrityError,
@@ -87,10 +92,22 @@ class SnapshotWriter:
         snapshot: Snapshot,
         previous: Snapshot | None,
         sync_level: SyncLevel,
+        memory: Memory,
     ) -> None:
         """`begun` holds the locks, and undoes the beginning until `finish` tells it not to."""
         self.namespace, self.snapshot, self.previous = namespace, snapshot, previous
+        self.previous_indexes: SnapshotIndexes | None = None
+        if previous is not None and begun.previous_manifest is not None:
+            self.previous_indexes = SnapshotIndexes(
+                backend, namespace, previous, begun.previous_manifest
+            )
         self._backend, self._chunks, self._begun = backend, chunks, begun
+        self._candidates = Candidates(backend.location, self._previous_digests)
+        self._known = (
+            KnownChunks(backend, self._candidates, memory.listed)
+            if backend.is_object_store
+            else None
+        )
         self._sync_level = sync_level
         self._durable = sync_level is SyncLevel.FILE
         self._files: dict[str, FixedIndexFile | DynamicIndexFile | None] = {}
@@ -156,17 +173,24 @@ class SnapshotWriter:
             raise AlreadyExists(f"snapshot {self.snapshot} already has {filename!r}")
         return manifests.file_path(self.namespace, self.snapshot, filename)
 
-    def touch_chunk(self, digest: Digest) -> bool:
+    def _previous_digests(self) -> Iterable[Digest]:
+        return self.previous_indexes.digests() if self.previous_indexes else ()
+
+    def touch_chunk(self, digest: Digest, *, sure: bool = True) -> bool:
         """Whether the datastore has this chunk; if so it is kept for us from now on.
 
-        Thread-safe.
+        Unless `sure`, False may also mean that storing it is the cheapest way to know. Thread-safe.
         """
-        return self._chunks.touch(digest) is not None
+        if self._known is None:
+            return self._chunks.touch(digest) is not None
+        return self._known.confirm(digest) if sure else self._known.find(digest)
 
     def insert_chunk(self, digest: Digest, header: Buffer, body: Buffer, plain_size: int) -> bool:
         """Store an encoded chunk; True if it is new. Thread-safe. Errors as ChunkStore.insert."""
         new, stored_size = self._chunks.insert(digest, header, body, durable=self._durable)
         self._statistics.add_chunk(digest, plain_size, stored_size, new=new)
+        if self._known is not None:
+            self._known.stored(digest, new=new)
         return new
 
     def finish(self, manifest: Manifest) -> Manifest:
@@ -199,6 +223,8 @@ class SnapshotWriter:
         self._sync()
         self._begun.finished = True
         self.close()
+        if self._known is not None:
+            self._candidates.remember(self._known.used)
         return complete
 
     def _check(self, manifest: Manifest) -> None:
@@ -248,6 +274,7 @@ def begin_snapshot(
     *,
     owner: str | None,
     sync_level: SyncLevel,
+    memory: Memory,
 ) -> SnapshotWriter:
     """Start a snapshot; see `Datastore.begin_snapshot`."""
     namespaces.check_namespace(backend, namespace)
@@ -259,7 +286,9 @@ def begin_snapshot(
         begun.open_group(owner)
         previous = begun.find_previous()
         begun.make_directory()
-        return SnapshotWriter(backend, chunks, begun, namespace, snapshot, previous, sync_level)
+        return SnapshotWriter(
+            backend, chunks, begun, namespace, snapshot, previous, sync_level, memory
+        )
     except BaseException:
         begun.held.close()
         raise

@@ -2,19 +2,26 @@
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from store.datastore.chunk_cache import ChunkReader
+from store.datastore.workers import Memory, Workers, worker_count
 from store.errors import FormatError
 from store.format.blob import MAX_CHUNK_SIZE
 from store.format.buffer import Buffer
+from store.format.chunker import AVERAGE
 from store.format.crypt import chunk_digest
 from store.format.dynamic_index import DynamicIndex
 from store.format.fixed_index import FixedIndex
 from store.names import Digest
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 Index = FixedIndex | DynamicIndex
 NOTHING = (0, 0, Digest(bytes(32)))
+AHEAD = 2
+"""Chunks to load in advance for each thread: one that it is at, and one that is done."""
 
 
 class IndexedStream:
@@ -25,8 +32,9 @@ class IndexedStream:
     `ChunkReader.read`.
     """
 
-    def __init__(self, index: Index, reader: ChunkReader) -> None:
+    def __init__(self, index: Index, reader: ChunkReader, memory: Memory = Memory()) -> None:  # noqa: B008 - frozen
         self.index = index
+        self.memory = memory
         self.size = index.size
         self.reader = reader
         self._last = (
@@ -94,38 +102,56 @@ class IndexedStream:
             start, end, digest = self._locate(offset)
             self.reader.prefetch(digest, end - start, start)
 
+    def workers(self) -> Workers:
+        """Threads to read it with, as many as its storage and the memory are good for."""
+        size = self.index.chunk_size if isinstance(self.index, FixedIndex) else AVERAGE
+        backend = self.reader.backend
+        return Workers(backend, worker_count(backend, self.memory, size), "read-ahead")
+
     def chunks(
-        self, start: int = 0, end: int | None = None, *, workers: int = 2, ahead: int = 4
+        self, start: int = 0, end: int | None = None, *, workers: Workers | None = None
     ) -> Iterator[memoryview]:
         """The bytes from `start` to `end` (default: all), in order, a chunk's worth at a time.
 
-        `workers` threads decode up to `ahead` chunks in advance. Close the iterator when leaving it
-        early (`contextlib.closing`); its threads end then, with the last chunk, or with the first
-        error, which is raised in its chunk's turn.
+        Threads decode the following chunks meanwhile, in bounded memory. Close the iterator when
+        leaving it early (`contextlib.closing`); they end then, with the last chunk, or with the
+        first error, which is raised in its chunk's turn. Threads that were given go on: they are
+        for the giver to end.
         """
         end = self.size if end is None else end
         self._check(start, end - start)
-        if start < end:
-            pool = ThreadPoolExecutor(workers, "read-ahead")
-            try:
-                yield from self._in_order(pool, start, end, ahead)
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        if start == end:
+            return
+        pool = workers or self.workers()
+        try:
+            yield from self._in_order(pool, start, end)
+        finally:
+            if workers is None:
+                pool.finish()
 
-    def _in_order(
-        self, pool: ThreadPoolExecutor, start: int, end: int, ahead: int
-    ) -> Iterator[memoryview]:
+    def _in_order(self, pool: Workers, start: int, end: int) -> Iterator[memoryview]:
         coming: deque[tuple[int, Future[bytes]]] = deque()
-        following = start
-        while coming or following < end:
-            while following < end and len(coming) < max(1, ahead):
-                first, after, digest = self._locate(following)
-                coming.append((first, pool.submit(self.reader.read, digest, after - first, first)))
-                following = after
-            first, future = coming.popleft()
-            view = memoryview(future.result())
-            del future
-            yield view[max(0, start - first) : end - first]
+        following = ahead = start  # located so far, and handed out
+        try:
+            while coming or following < end:
+                while following < end and self._may_load(len(coming), following - ahead, pool):
+                    first, after, digest = self._locate(following)
+                    coming.append(
+                        (first, pool.submit(self.reader.read, digest, after - first, first))
+                    )
+                    following = after
+                first, future = coming.popleft()
+                view = memoryview(future.result())
+                del future
+                ahead = first + len(view)
+                yield view[max(0, start - first) : end - first]
+        finally:
+            for _, future in coming:
+                future.cancel()
+
+    def _may_load(self, chunks: int, size: int, pool: Workers) -> bool:
+        """Whether one more may be loaded when so many are, or wait: a few for each thread."""
+        return not chunks or (chunks < AHEAD * pool.count and size < self.memory.ahead)
 
     def extents(self, offset: int, size: int) -> Iterator[tuple[int, int, bool]]:
         """Cut a range into `(offset, length, is_zero)`, neighbours of one kind merged.

@@ -8,33 +8,33 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from store.datastore.chunk_store import ChunkStore
 from store.datastore.snapshots import DynamicIndexFile, SnapshotWriter
+from store.datastore.workers import COPIES, Memory, Workers, worker_count
 from store.errors import BackendError, ChunkMissing
 from store.format.blob import encode_blob_parts
 from store.format.buffer import Buffer
+from store.format.chunker import AVERAGE
 from store.format.crypt import CryptConfig, chunk_digest
 from store.names import Digest
-
-BYTES_IN_FLIGHT = 48 << 20
-MAX_WORKERS = 8
-
-
-def worker_count() -> int:
-    """One worker per processor we may use: more gain nothing, since each step is native code."""
-    return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
 
 
 class ChunkWriter:
     """Stores chunks of one snapshot and counts them. Safe to call from several threads."""
 
-    def __init__(self, writer: SnapshotWriter, store: ChunkStore, key: CryptConfig | None) -> None:
-        self._writer, self._store = writer, store
+    def __init__(
+        self,
+        writer: SnapshotWriter,
+        store: ChunkStore,
+        key: CryptConfig | None,
+        memory: Memory = Memory(),  # noqa: B008 - frozen
+    ) -> None:
+        self._writer, self._store, self.memory = writer, store, memory
         self.key = key
         self._lock = threading.Lock()
         self._damaged: set[Digest] = set()
@@ -46,7 +46,7 @@ class ChunkWriter:
         Known chunks cost a hash and a touch.
         """
         digest = chunk_digest(plain, self.key)
-        if self.touch(digest):
+        if self.touch(digest, sure=False):
             return digest
         iv = os.urandom(16) if self.key else None
         header, body = encode_blob_parts(plain, self.key, iv=iv)
@@ -56,9 +56,17 @@ class ChunkWriter:
         self._count(len(header) + len(body) if new else 0)
         return digest
 
-    def touch(self, digest: Digest) -> bool:
-        """Keep a chunk that is in the datastore; False when it is not, or known to be damaged."""
-        known = digest not in self._damaged and self._writer.touch_chunk(digest)
+    def workers(self, name: str) -> Workers:
+        """Threads to store chunks with, as many as the storage and the memory are good for."""
+        backend = self._store.backend
+        return Workers(backend, worker_count(backend, self.memory, AVERAGE), name)
+
+    def touch(self, digest: Digest, *, sure: bool = True) -> bool:
+        """Keep a chunk that is in the datastore; False when it is not, or known to be damaged.
+
+        Unless `sure`, False may also mean that storing it is the cheapest way to know.
+        """
+        known = digest not in self._damaged and self._writer.touch_chunk(digest, sure=sure)
         if known:
             self._count(0)
         return known
@@ -84,22 +92,15 @@ class ChunkWriter:
 
 
 class ChunkPool:
-    """Worker threads and the bytes they may hold.
+    """Worker threads and the bytes they may hold; left as Workers are."""
 
-    Leaving it waits for the workers, and drops what has not begun.
-    """
-
-    def __init__(
-        self,
-        chunks: ChunkWriter,
-        workers: int | None = None,
-        bytes_in_flight: int = BYTES_IN_FLIGHT,
-    ) -> None:
-        self.chunks = chunks
-        self._pool = ThreadPoolExecutor(workers or worker_count(), thread_name_prefix="chunk")
-        self._free = bytes_in_flight
-        self._limit = bytes_in_flight
-        self._room = threading.Condition()
+    def __init__(self, chunks: ChunkWriter) -> None:
+        self._chunks = chunks
+        self._workers = chunks.workers("chunk")
+        self._free = self._limit = chunks.memory.in_flight
+        self._lock = threading.Lock()  # an interrupt may not leave it taken, as a Condition's could
+        self._room = threading.Condition(self._lock)
+        self._failed: BaseException | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -110,21 +111,33 @@ class ChunkPool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._workers.__exit__(kind, error, trace)
 
     def submit(self, plain: bytes) -> "Future[Digest]":
-        """Queue one chunk; blocks while too many bytes are in flight."""
-        size = min(len(plain), self._limit)
-        with self._room:
-            self._room.wait_for(lambda: self._free >= size)
+        """Queue one chunk; blocks while too many bytes are in flight.
+
+        Raises what a worker raised.
+        """
+        size = min(COPIES * len(plain), self._limit)
+        with self._lock:
+            self._room.wait_for(lambda: self._free >= size or self._failed)
+            if self._failed:
+                raise self._failed
             self._free -= size
-        return self._pool.submit(self._store, plain, size)
+        return self._workers.submit(self._store, plain, size)
 
     def _store(self, plain: bytes, size: int) -> Digest:
+        """An OSError may not leave here: the walk takes those for its files'."""
         try:
-            return self.chunks.store(plain)
+            return self._chunks.store(plain)
+        except OSError as error:
+            self._failed = BackendError(f"storing a chunk: {error}")
+            raise self._failed from error
+        except BaseException as error:
+            self._failed = error
+            raise
         finally:
-            with self._room:
+            with self._lock:
                 self._free += size
                 self._room.notify()
 
@@ -167,16 +180,8 @@ class IndexedSink:
 
     def _settle(self) -> None:
         end, chunk = self._pending.popleft()
-        self._index.add(end, _result(chunk) if isinstance(chunk, Future) else chunk)
+        self._index.add(end, chunk.result() if isinstance(chunk, Future) else chunk)
 
 
 def _is_ready(chunk: "Future[Digest] | Digest") -> bool:
     return not isinstance(chunk, Future) or chunk.done()
-
-
-def _result(chunk: "Future[Digest]") -> Digest:
-    """What a worker made. An OSError may not leave here: the walk takes those for its files'."""
-    try:
-        return chunk.result()
-    except OSError as error:
-        raise BackendError(f"storing a chunk: {error}") from error

@@ -9,13 +9,12 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from store.datastore.snapshots import FixedIndexFile, SnapshotWriter
 from store.errors import SourceError
 from store.names import Digest
-from store.operations.backup.chunks import ChunkWriter, worker_count
+from store.operations.backup.chunks import ChunkWriter
 from store.progress import Progress
 
 BLOCK_SIZE = 4 << 20
@@ -67,14 +66,11 @@ class _Image:
         self._zero: Digest | None = None
 
     def store(self, index: FixedIndexFile) -> None:
-        """Fill the index, on as many threads as there are processors. The first error stops all."""
+        """Fill the index, on a few threads. The first error stops all."""
         blocks = self._data_blocks(index)
-        workers = worker_count()
-        with ThreadPoolExecutor(workers, thread_name_prefix="image") as pool:
+        with self._chunks.workers("image") as workers:
             try:
-                running = [pool.submit(self._work, blocks, index) for _ in range(workers)]
-                for future in running:
-                    future.result()
+                workers.run(lambda: self._work(blocks, index))
             finally:
                 self._stopped = True
 

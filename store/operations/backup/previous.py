@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from store.datastore.archives import ChunkCache, IndexedStream, SnapshotReader
+from store.datastore.snapshot_indexes import SnapshotIndexes
+from store.datastore.snapshots import SnapshotWriter
 from store.errors import FormatError, IntegrityError, NotFound, StoreError
 from store.format.dynamic_index import DynamicIndex
 from store.format.manifest import Manifest
@@ -160,7 +162,7 @@ def _damaged_chunks(stream: IndexedStream) -> Iterator[Digest]:
 
 def open_previous(
     request: BackupRequest,
-    snapshot: Snapshot | None,
+    writer: SnapshotWriter,
     source: BackupSource,
     chunks: ChunkWriter,
     on_warning: Warn,
@@ -170,27 +172,35 @@ def open_previous(
     It must be sound, of the same key and crypt mode, and with a key signed by it: what is taken
     over is not read, so nobody else may have written it.
     """
-    if snapshot is None:
+    if writer.previous is None or writer.previous_indexes is None:
         _explain_none(request, on_warning)
         return None
     try:
-        return _open(request, snapshot, source, chunks, on_warning)
+        return _open(request, writer.previous, writer.previous_indexes, source, chunks, on_warning)
     except NotFound:
         return None  # the archive is new, or was written in one stream
     except StoreError as error:
-        on_warning(f"{source.archive}: every file is read, {snapshot} does not serve: {error}")
+        text = f"{writer.previous} does not serve: {error}"
+        on_warning(f"{source.archive}: every file is read, {text}")
         return None
 
 
 def _open(
     request: BackupRequest,
     snapshot: Snapshot,
+    indexes: SnapshotIndexes,
     source: BackupSource,
     chunks: ChunkWriter,
     on_warning: Warn,
 ) -> PreviousTree | None:
     reader = SnapshotReader(
-        request.datastore, request.namespace, snapshot, request.key, ChunkCache(CACHE_BYTES)
+        request.datastore,
+        request.namespace,
+        snapshot,
+        request.key,
+        ChunkCache(CACHE_BYTES),
+        manifest=indexes.manifest,
+        indexes=indexes,
     )
     info = reader.manifest.file(f"{source.name}.ppxar.didx")
     reason = _why_not(reader.manifest, snapshot, request)

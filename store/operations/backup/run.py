@@ -14,6 +14,7 @@ from pathlib import Path
 from store.datastore.chunk_store import CHUNKS
 from store.datastore.datastore import Datastore
 from store.datastore.snapshots import DynamicIndexFile, SnapshotWriter
+from store.datastore.workers import Memory
 from store.errors import InvalidName, SourceError
 from store.format.blob import encode_blob
 from store.format.chunker import ChunkStream, PayloadStream
@@ -94,7 +95,10 @@ class _Session:
     ) -> None:
         self._request, self._writer = request, writer
         self._progress, self._on_warning = progress, on_warning
-        self._chunks = ChunkWriter(writer, request.datastore.chunks, request.chunk_key)
+        datastore = request.datastore
+        self._chunks = ChunkWriter(
+            writer, datastore.chunks, request.chunk_key, Memory.of(datastore)
+        )
         self._files: list[FileInfo] = []
         self._catalog: CatalogFile | None = None
         self._patterns = _patterns(request)
@@ -143,7 +147,7 @@ class _Session:
         payload_name, metadata_name = f"{source.name}.ppxar.didx", f"{source.name}.mpxar.didx"
         metadata_mode = request.change_detection_mode is ChangeDetectionMode.METADATA
         previous = (
-            open_previous(request, self._writer.previous, source, self._chunks, self._warn)
+            open_previous(request, self._writer, source, self._chunks, self._warn)
             if metadata_mode
             else None
         )

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from store.datastore.archives import IndexedStream
+from store.datastore.workers import Workers
 from store.errors import FormatError, NotFound
 from store.format.pxar.accessor import Accessor
 from store.format.pxar.decoder import DirectoryEnd, Event, PayloadData, decode
@@ -25,10 +26,12 @@ Content = Callable[[Entry], Iterable[memoryview]]
 class TreeRestore:
     """One tree archive on its way into one writer.
 
+    workers: read ahead, in all streams; for the caller to end.
     accessor: opened only when something must be read out of order.
     """
 
     writer: TreeWriter
+    workers: Workers
     warnings: Warnings
     progress: Progress
     open_accessor: Callable[[], Accessor]
@@ -45,11 +48,11 @@ class TreeRestore:
     def restore_all(self, metadata: IndexedStream, payload: IndexedStream | None) -> None:
         """Read the archive from front to back. Nothing is decoded twice."""
         if payload is None:
-            events = decode(self._counted(metadata.chunks()))
+            events = decode(self._counted(metadata.chunks(workers=self.workers)))
             self._run(events, lambda entry: _inline_content(events, entry.size))
         else:
-            with closing(PayloadCursor(payload, self.progress)) as cursor:
-                self._run(decode(metadata.chunks()), cursor.content)
+            with closing(PayloadCursor(payload, self.workers, self.progress)) as cursor:
+                self._run(decode(metadata.chunks(workers=self.workers)), cursor.content)
 
     def restore_selected(self, *, apply_root: bool) -> None:
         """Walk the directories and restore what the selection takes.
@@ -127,7 +130,7 @@ class TreeRestore:
 
     def _random_content(self, entry: Entry) -> Iterator[memoryview]:
         stream, offset = self.accessor.content(entry)
-        for piece in random_content(stream, offset, entry.size):
+        for piece in random_content(stream, offset, entry.size, self.workers):
             yield piece
             self.progress.advance(len(piece))
 

@@ -6,6 +6,7 @@ Its payload stream, read ahead as long as it goes forward.
 from collections.abc import Generator, Iterator
 
 from store.datastore.archives import IndexedStream
+from store.datastore.workers import Workers
 from store.errors import FormatError
 from store.format.buffer import ReadAt
 from store.format.pxar.entries import Entry
@@ -24,8 +25,10 @@ class PayloadCursor:
     References that go backwards are read at random.
     """
 
-    def __init__(self, payload: IndexedStream, progress: Progress = SILENT) -> None:
-        self._payload = payload
+    def __init__(
+        self, payload: IndexedStream, workers: Workers, progress: Progress = SILENT
+    ) -> None:
+        self._payload, self._workers = payload, workers
         self._progress = progress
         self._chunks: Iterator[memoryview] = iter(())
         self._chunk = memoryview(b"")
@@ -50,7 +53,7 @@ class PayloadCursor:
             )
         if offset < self.position:
             header = self._payload.read(offset, HEADER_SIZE)
-            pieces = random_content(self._payload, offset + HEADER_SIZE, entry.size)
+            pieces = random_content(self._payload, offset + HEADER_SIZE, entry.size, self._workers)
         else:
             header = b"".join(self._forward(offset, HEADER_SIZE))
             pieces = self._forward(offset + HEADER_SIZE, entry.size)
@@ -75,16 +78,19 @@ class PayloadCursor:
         if offset - self._next > LONG_GAP or self._next == 0:
             self._progress.advance(offset - self._next)
             self.close()
-            self._chunks, self._next = self._payload.chunks(offset), offset
+            self._chunks = self._payload.chunks(offset, workers=self._workers)
+            self._next = offset
         self._chunk = next(self._chunks)
         self._next += len(self._chunk)
         self._progress.advance(len(self._chunk))
 
 
-def random_content(stream: ReadAt, offset: int, size: int) -> Iterator[memoryview]:
+def random_content(
+    stream: ReadAt, offset: int, size: int, workers: Workers
+) -> Iterator[memoryview]:
     """Yield `size` bytes from `offset` of a stream; long ones are read ahead."""
     if size > LONG_CONTENT and isinstance(stream, IndexedStream):
-        yield from stream.chunks(offset, offset + size)
+        yield from stream.chunks(offset, offset + size, workers=workers)
         return
     for start in range(offset, offset + size, READ_SIZE):
         yield memoryview(stream.read(start, min(READ_SIZE, offset + size - start)))

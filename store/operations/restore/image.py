@@ -11,7 +11,6 @@ import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +21,6 @@ from store.operations.restore.writing import new_file
 from store.progress import Progress
 
 BLKZEROOUT = 0x127F
-MAX_WORKERS = 4
 
 Extent = tuple[int, int, bool]
 
@@ -70,9 +68,10 @@ def restore_image_to_stream(
     """Write the whole image to a pipe."""
     progress.start(image.size, "B")
     try:
-        for piece in image.chunks():
-            output.write(piece)
-            progress.advance(len(piece))
+        with image.workers() as workers:
+            for piece in image.chunks(workers=workers):
+                output.write(piece)
+                progress.advance(len(piece))
         output.flush()
     except OSError as error:
         raise target_error(error, name) from error
@@ -126,14 +125,12 @@ def _restore(
             stretches.stop()  # ended or failed: the others need not go on either way
 
     progress.start(image.size, "B")
-    workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)))
     try:
-        with ThreadPoolExecutor(workers, thread_name_prefix="restore") as pool:
+        with image.workers() as workers:
             try:
-                for done in [pool.submit(work) for _ in range(workers)]:
-                    done.result()
+                workers.run(work)
             finally:
-                stretches.stop()  # interrupted: what is begun ends, nothing more begins
+                stretches.stop()  # interrupted: nothing more begins
     finally:
         progress.done()
 

@@ -143,13 +143,16 @@ def _restore_tree(
         warnings,
         overwrite=overwrite,
     )
-    restore = TreeRestore(writer, warnings, progress, lambda: reader.open_tree(name), selection)
     progress.start(None if selection else (payload or metadata).size, "B")
     try:
-        if selection:
-            restore.restore_selected(apply_root=created)
-        else:
-            restore.restore_all(metadata, payload)
+        with metadata.workers() as workers:
+            restore = TreeRestore(
+                writer, workers, warnings, progress, lambda: reader.open_tree(name), selection
+            )
+            if selection:
+                restore.restore_selected(apply_root=created)
+            else:
+                restore.restore_all(metadata, payload)
     except StoreError as error:
         if isinstance(error, FormatError):  # the decoder does not know which archive it reads
             error.args = (str(error).replace("pxar archive", name, 1),)

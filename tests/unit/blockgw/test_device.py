@@ -109,6 +109,14 @@ def test_going_on_reads_ahead() -> None:
     assert prefetched(image) == [5, 6, 6, 7]
 
 
+def test_over_a_network_it_reads_further_ahead() -> None:
+    image = FakeImage(content(*range(1, 21)))
+    device = Device(image, CHUNK, read_ahead=10)
+    read(device, 3 * CHUNK, 512)
+    read(device, 4 * CHUNK, 512)
+    assert prefetched(image) == list(range(5, 15))
+
+
 def test_jumping_reads_nothing_ahead() -> None:
     image = FakeImage(content(*range(1, 101)))
     device = Device(image, CHUNK)

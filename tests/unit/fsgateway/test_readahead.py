@@ -9,6 +9,7 @@ import trio.testing
 
 from fsgateway.bridge import Bridge
 from fsgateway.readahead import MIB, Loader, Way, Ways
+from store.backends.memory import MemoryBackend
 from store.datastore.archives import IndexedStream
 from store.errors import ChunkMissing
 from store.names import Digest
@@ -55,10 +56,13 @@ class Chunks:
         return cast("IndexedStream", self)
 
 
-def run(main: Any, cache_bytes: int = 1 << 30) -> None:
+def run(main: Any, cache_bytes: int = 1 << 30, parallelism: int = 1) -> None:
+    backend = MemoryBackend()
+    backend.parallelism = parallelism
+
     async def with_loader() -> None:
         async with trio.open_nursery() as nursery:
-            loader = Loader(Bridge(4), Bridge(2), cache_bytes)
+            loader = Loader(Bridge(4), Bridge(2), cache_bytes, backend)
             loader.start_soon = nursery.start_soon
             await main(loader)
 
@@ -128,6 +132,16 @@ def test_the_end_and_a_small_cache_limit_it() -> None:
 
     run(small, cache_bytes=32 * MIB)
     assert chunks.reads == [1]
+
+
+def test_over_a_network_it_goes_further() -> None:
+    chunks = Chunks(100)
+
+    async def main(loader: Loader) -> None:
+        loader.follow(chunks.stream, Way(0), 0, MIB)
+
+    run(main, parallelism=1000, cache_bytes=256 * MIB)
+    assert sorted(chunks.reads) == list(range(1, 16))
 
 
 @pytest.mark.parametrize("positions", [[0, 30, 9, 21, 3, 17, 36], [36, 32, 28, 24, 20, 16]])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from store.backends.memory import MemoryBackend
 from store.datastore.archives import ChunkCache, IndexedStream, SnapshotReader
+from store.datastore.workers import Memory, Workers
 from store.errors import (
     ChunkMissing,
     FormatError,
@@ -104,13 +105,19 @@ def test_any_range_reads_back(stream: IndexedStream, offset: int, size: int) -> 
 
 
 @given(
-    st.integers(0, len(CONTENT)), st.integers(0, len(CONTENT)), st.integers(1, 3), st.integers(1, 5)
+    st.integers(0, len(CONTENT)),
+    st.integers(0, len(CONTENT)),
+    st.integers(1, 3),
+    st.sampled_from([0, 1000, 40_000, 1 << 20]),
 )
 def test_any_range_in_order(
-    stream: IndexedStream, one: int, other: int, workers: int, ahead: int
+    stream: IndexedStream, one: int, other: int, threads: int, memory: int
 ) -> None:
+    """With any number of threads, and in any memory."""
     start, end = sorted((one, other))
-    got = list(stream.chunks(start, end, workers=workers, ahead=ahead))
+    small = IndexedStream(stream.index, stream.reader, Memory(memory))
+    with Workers(stream.reader.backend, threads, "test") as workers:
+        got = list(small.chunks(start, end, workers=workers))
     assert b"".join(got) == CONTENT[start:end]
     assert all(got)
 

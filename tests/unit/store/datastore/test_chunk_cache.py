@@ -1,5 +1,6 @@
 """The cache of decoded chunks: its budget, its order, one load for many askers."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -8,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.datastore.chunk_cache import ENTRY_OVERHEAD, ChunkCache
+from store.backends.memory import MemoryBackend
+from store.datastore.chunk_cache import ENTRY_OVERHEAD, ChunkCache, cache_over, reads_at_once
 from store.errors import ChunkMissing, IntegrityError
 from store.names import Digest, Fingerprint
 
@@ -118,14 +120,44 @@ def test_prefetch_loads_in_the_background_and_drops_what_is_too_much() -> None:
         done.append(1)
         raise IntegrityError("for the reader to find")
 
-    for _ in range(100):
-        cache.prefetch(work)
+    for number in range(100):
+        cache.prefetch(digest(number), None, work)
     gate.set()
     assert cache._prefetchers is not None
     cache._prefetchers.shutdown(wait=True)
-    assert 1 <= len(done) <= 8
-    cache.prefetch(work)
+    assert len(done) == 8
+    cache.prefetch(digest(101), None, work)
     cache.close()
+
+
+def test_what_is_on_its_way_is_not_prefetched_again() -> None:
+    """Readers ask for the same chunks again with every step; that must not use up the threads."""
+    cache, gate, loads = ChunkCache(100_000, prefetchers=3), threading.Event(), []
+
+    def work(number: int) -> Callable[[], object]:
+        def run() -> None:
+            loads.append(number)
+            gate.wait()
+
+        return run
+
+    for _ in range(10):
+        for number in range(3):
+            cache.prefetch(digest(number), None, work(number))
+    gate.set()
+    cache.close()
+    assert sorted(loads) == [0, 1, 2]
+
+
+def test_a_network_is_read_further_ahead_than_a_disk() -> None:
+    backend = MemoryBackend()
+    backend.parallelism = len(os.sched_getaffinity(0))
+    assert reads_at_once(backend, 3, 100) == 3
+    assert cache_over(backend, 1 << 30).prefetchers == 2
+    backend.parallelism = 1000
+    assert reads_at_once(backend, 3, 100) == 100
+    assert reads_at_once(backend, 3, 1) == 3
+    assert cache_over(backend, 64 << 20).prefetchers == 8
 
 
 def test_close_without_prefetch() -> None:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from store.backends.memory import MemoryBackend
 from store.datastore.archives import SnapshotReader
+from store.datastore.workers import Workers
 from store.errors import NotFound
 from store.format.buffer import BytesReadAt
 from store.format.pxar.accessor import Accessor
@@ -89,7 +91,12 @@ class Stream(BytesReadAt):
         self._fail(offset, offset + size)
         return super().read(offset, size)
 
-    def chunks(self, start: int = 0, end: int | None = None) -> Iterator[memoryview]:
+    def workers(self) -> Workers:
+        return Workers(MemoryBackend(), 2, "read-ahead")
+
+    def chunks(
+        self, start: int = 0, end: int | None = None, workers: Workers | None = None
+    ) -> Iterator[memoryview]:
         end = len(self.data) if end is None else end
         while start < end:
             stop = min(end, (start // self.chunk + 1) * self.chunk)

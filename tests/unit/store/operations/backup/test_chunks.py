@@ -5,27 +5,57 @@
 import signal
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
+from store.backends.memory import MemoryBackend
+from store.datastore.workers import Memory, Workers, worker_count
 from store.errors import BackendError, OutOfSpace
 from store.names import Digest
 from store.operations.backup.chunks import ChunkPool, IndexedSink
-from store.operations.backup.image import worker_count
 
 
 class Writer:
     """A ChunkWriter that does what it is told."""
 
-    def __init__(self, action: Callable[[bytes], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        action: Callable[[bytes], None] = lambda _: None,
+        threads: int = 2,
+        bytes_in_flight: int = 1 << 20,
+    ) -> None:
         self.action = action
         self.stored: list[bytes] = []
+        self.memory = Memory(2 * bytes_in_flight)
+        self.backend = Interruptible()
+        self._threads = threads
+
+    def workers(self, name: str) -> Workers:
+        return Workers(self.backend, self._threads, name)
 
     def store(self, plain: bytes) -> Digest:
         self.action(plain)
         self.stored.append(plain)
         return Digest(plain[:1] * 32)
+
+
+class Interruptible(MemoryBackend):
+    """Lets go of who waits in `wait`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.interrupts = 0
+        self._interrupted = threading.Event()
+
+    def wait(self) -> None:
+        event = self._interrupted
+        event.wait()
+        raise BackendError("interrupted")
+
+    def interrupt(self) -> None:
+        self.interrupts += 1
+        self._interrupted, event = threading.Event(), self._interrupted
+        event.set()
 
 
 class Index:
@@ -41,8 +71,8 @@ class Index:
         return b"csum"
 
 
-def pool_of(writer: Writer, **options: Any) -> ChunkPool:
-    return ChunkPool(writer, **options)  # type: ignore[arg-type]
+def pool_of(writer: Writer) -> ChunkPool:
+    return ChunkPool(writer)  # type: ignore[arg-type]
 
 
 def sink_of(pool: ChunkPool, index: Index) -> IndexedSink:
@@ -64,7 +94,7 @@ def test_the_index_is_in_stream_order() -> None:
             second.set()
 
     index = Index()
-    with pool_of(Writer(action), workers=2) as pool:
+    with pool_of(Writer(action)) as pool:
         sink = sink_of(pool, index)
         sink.emit(b"a")
         sink.emit(b"bb")
@@ -83,7 +113,7 @@ def test_the_index_is_in_stream_order() -> None:
 
 def test_known_chunks_do_not_pile_up() -> None:
     index = Index()
-    with pool_of(Writer(), workers=1) as pool:
+    with pool_of(Writer(threads=1)) as pool:
         sink = sink_of(pool, index)
         for number in range(1000):
             sink.emit_known([(Digest(bytes(32)), 1)])
@@ -91,7 +121,7 @@ def test_known_chunks_do_not_pile_up() -> None:
 
 
 def test_bytes_in_flight_are_bounded() -> None:
-    """One chunk larger than the bound passes, alone."""
+    """Each counts plain and encoded; one larger than the bound passes, alone."""
     held: list[int] = []
     most = []
     lock = threading.Lock()
@@ -103,7 +133,7 @@ def test_bytes_in_flight_are_bounded() -> None:
         with lock:
             held.remove(len(plain))
 
-    with pool_of(Writer(action), workers=8, bytes_in_flight=100) as pool:
+    with pool_of(Writer(action, 8, bytes_in_flight=200)) as pool:
         for size in [60, 50, 40, 100, 500, 1, 99] * 20:
             pool.submit(bytes(size))
     assert max(most) == 500
@@ -118,7 +148,7 @@ def test_failing_workers_never_block_the_feeder(workers: int) -> None:
 
     with (
         pytest.raises(OutOfSpace, match="no room"),
-        pool_of(Writer(fail), workers=workers, bytes_in_flight=10) as pool,
+        pool_of(Writer(fail, workers, bytes_in_flight=10)) as pool,
     ):
         sink = sink_of(pool, Index())
         for _ in range(100):
@@ -134,7 +164,7 @@ def test_one_failure_late_is_found_at_the_end() -> None:
             raise OutOfSpace("no room")
 
     index = Index()
-    with pytest.raises(OutOfSpace), pool_of(Writer(fail)) as pool:
+    with pytest.raises(OutOfSpace), pool_of(Writer(fail, threads=1)) as pool:
         sink = sink_of(pool, index)
         for number in range(10):
             sink.emit(b"%d" % number)
@@ -171,7 +201,7 @@ def test_an_interrupt_of_a_waiting_feeder() -> None:
         while not interrupted.wait(1):  # it came just before the feeder slept: Python looks later
             signal.pthread_kill(main, signal.SIGINT)
 
-    pool = pool_of(Writer(action), workers=1, bytes_in_flight=10)
+    pool = pool_of(Writer(action, 1, bytes_in_flight=10))
     with pytest.raises(KeyboardInterrupt), pool:
         pool.submit(bytes(10))
         try:
@@ -188,8 +218,8 @@ def test_what_has_not_begun_is_dropped() -> None:
         started.set()
         go_on.wait()
 
-    writer = Writer(action)
-    with pytest.raises(ZeroDivisionError), pool_of(writer, workers=1) as pool:
+    writer = Writer(action, threads=1)
+    with pytest.raises(ZeroDivisionError), pool_of(writer) as pool:
         for _ in range(10):
             pool.submit(b"x")
         started.wait()
@@ -198,5 +228,45 @@ def test_what_has_not_begun_is_dropped() -> None:
     assert len(writer.stored) <= 10
 
 
-def test_at_least_one_worker() -> None:
-    assert 1 <= worker_count() <= 8
+def test_an_error_interrupts_the_others() -> None:
+    """One worker fails while another sits in a call to the storage: nobody waits for that."""
+    stuck = threading.Event()
+
+    def action(plain: bytes) -> None:
+        if plain == b"a":
+            stuck.set()
+            writer.backend.wait()
+        stuck.wait()
+        raise OutOfSpace("no room")
+
+    writer = Writer(action, bytes_in_flight=4)
+    with pytest.raises(OutOfSpace, match="no room"), pool_of(writer) as pool:
+        for plain in (b"a", b"b", b"c", b"d"):
+            pool.submit(plain)
+    assert writer.backend.interrupts > 0
+    assert running_workers() == []
+
+
+def test_a_thread_between_two_calls_is_interrupted_in_the_next() -> None:
+    stopping = threading.Event()
+
+    def action(_: bytes) -> None:
+        stopping.wait()
+        while not writer.backend.interrupts:
+            pass
+        writer.backend.wait()
+
+    writer = Writer(action)
+    with pytest.raises(ZeroDivisionError), pool_of(writer) as pool:
+        pool.submit(b"a")
+        stopping.set()
+        raise ZeroDivisionError
+    assert writer.backend.interrupts > 1
+    assert running_workers() == []
+
+
+def test_threads_by_storage_and_memory() -> None:
+    backend = MemoryBackend()
+    backend.parallelism = 16
+    for mebibytes, threads in ((0, 1), (8, 1), (32, 2), (128, 8), (256, 16), (1024, 16)):
+        assert worker_count(backend, Memory(mebibytes << 20), 4 << 20) == threads

@@ -1,0 +1,125 @@
+"""Threads that call a storage: how many, in how much memory, and how they end at once."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from types import TracebackType
+from typing import ParamSpec, Self, TypeVar
+
+from store.backends.base import Backend
+from store.errors import Cancelled
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DEFAULT_MEMORY = 256 << 20
+COPIES = 2
+"""A chunk on its way is in memory plain and encoded."""
+POLL_S = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What one backup or restore may keep in memory for chunks, in bytes, and its shares.
+
+    One chunk always passes, however small the shares are.
+    """
+
+    total: int = DEFAULT_MEMORY
+
+    @classmethod
+    def of(cls, datastore: object) -> Self:
+        """As the datastore is configured (`memory_bytes`)."""
+        return cls(getattr(datastore, "memory_bytes", DEFAULT_MEMORY))
+
+    @property
+    def in_flight(self) -> int:
+        """Chunks that workers have in their hands, plain and encoded."""
+        return self.total // 2
+
+    @property
+    def ahead(self) -> int:
+        """Decoded chunks that wait for the reader of one stream; a tree is read as two."""
+        return self.total // 4
+
+    @property
+    def listed(self) -> int:
+        """What an object store said of the chunks it has."""
+        return self.total // 4
+
+
+def worker_count(backend: Backend, memory: Memory, chunk_size: int) -> int:
+    """How many threads are worth having: as many as the storage serves, and have room.
+
+    Steps that compute release the GIL, so more threads than processors are for waiting.
+    """
+    return max(1, min(backend.parallelism, memory.in_flight // (COPIES * chunk_size)))
+
+
+class Workers:
+    """A few threads, for one operation that has its storage to itself.
+
+    Left in order, or given up (a generator that is closed), they end what they are at. Left by an
+    error or an interrupt they end at once: the calls to the storage that they are in are
+    interrupted. In both cases what has not begun is dropped, and no thread is left.
+    """
+
+    def __init__(self, backend: Backend, count: int, name: str) -> None:
+        """Threads start when they have something to do."""
+        self.count = count
+        self._backend = backend
+        self._pool = ThreadPoolExecutor(count, name)
+        self._running: set[int] = set()
+        self._stopping = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None or isinstance(error, GeneratorExit):
+            self.finish()
+        else:
+            self.stop()
+
+    def submit(
+        self, work: Callable[P, T], /, *arguments: P.args, **options: P.kwargs
+    ) -> "Future[T]":
+        """Queue a call."""
+        return self._pool.submit(self._call, work, *arguments, **options)
+
+    def _call(self, work: Callable[P, T], /, *arguments: P.args, **options: P.kwargs) -> T:
+        """Counted here, not where it is queued: an interrupt in there would lose it."""
+        thread = threading.get_ident()
+        self._running.add(thread)
+        try:
+            if self._stopping:
+                raise Cancelled("stopped before it began")
+            return work(*arguments, **options)
+        finally:
+            self._running.discard(thread)
+
+    def run(self, work: Callable[[], object]) -> None:
+        """Call `work` in every thread; returns when all have ended, raises when one failed."""
+        done, _ = wait([self.submit(work) for _ in range(self.count)], None, FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+
+    def finish(self) -> None:
+        """Wait for what has begun, and drop the rest."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def stop(self) -> None:
+        """The same without patience. Other threads' calls to the storage are interrupted, too."""
+        self._stopping = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        while self._running:
+            self._backend.interrupt()  # again: a thread may have been between two calls
+            time.sleep(POLL_S)
+        self.finish()
