@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from store.backends.s3.tls import parse_fingerprint
 from store.errors import InvalidName
 from store.names import check_safe_id
 
@@ -56,6 +57,8 @@ class S3Config:
         if not BUCKET.fullmatch(self.bucket):
             raise InvalidName(f"bucket {self.bucket!r}: not a bucket name")
         check_safe_id(self.datastore, "datastore name")
+        if self.fingerprint is not None:
+            parse_fingerprint(self.fingerprint)
 
     @staticmethod
     def parse_url(url: str) -> tuple[str, str]:
