@@ -1,6 +1,7 @@
 """Who we are and where the bucket is, as boto3 finds it: arguments, environment, profile, role."""
 
 import threading
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -81,16 +82,12 @@ class Access:
         from botocore.exceptions import BotoCoreError
 
         config, region = self._config, self._session.region_name or DEFAULT_REGION
-        style = Config(
-            s3={"addressing_style": ADDRESSING[config.path_style]}, signature_version="s3v4"
-        )
+        style = Config(s3={"addressing_style": ADDRESSING[config.path_style]})
         try:
             client = self._session.client(
                 "s3", region_name=region, endpoint_url=config.endpoint, config=style
             )
-            url = urlsplit(
-                client.generate_presigned_url("head_bucket", Params={"Bucket": config.bucket})
-            )
+            url = urlsplit(_bucket_url(client, config.bucket))
             ca_file = config.ca_file or self._session._session.get_config_variable("ca_bundle")
             return Endpoint(
                 url.scheme == "https", url.hostname or "", url.port, url.path.rstrip("/"),
@@ -114,3 +111,16 @@ class Access:
             if self.credentials() == expired:  # else another thread was here
                 self._session = self._new_session()
                 self._source = self._find_credentials()
+
+
+def _bucket_url(client: Any, bucket: str) -> str:  # noqa: ANN401 - boto3 has no types
+    """Where boto3 would send a request about the bucket; nothing is sent."""
+    urls: list[str] = []
+
+    def answer(params: dict[str, Any], **_: object) -> tuple[SimpleNamespace, dict[str, Any]]:
+        urls.append(params["url"])
+        return SimpleNamespace(status_code=200), {}
+
+    client.meta.events.register("before-call.s3.HeadBucket", answer)
+    client.head_bucket(Bucket=bucket)
+    return urls[0]

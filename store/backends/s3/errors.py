@@ -89,14 +89,15 @@ def answer_error(answer: Answer, what: str, bucket: str) -> StoreError:
 
 def _final_error(answer: Answer, refusal: Refusal, what: str) -> StoreError:
     """The same where trying again is of no use."""
+    if refusal.code in DENIED:
+        return PermissionDenied(f"{what}: {DENIED[refusal.code]}")
     match answer.status:
         case 404:
             return NotFound(f"{what}: no such object")
         case 412:
             return AlreadyExists(f"{what}: exists")
         case 401 | 403:
-            hint = DENIED.get(refusal.code)
-            return PermissionDenied(f"{what}: {hint or _describe(answer, refusal)}")
+            return PermissionDenied(f"{what}: {_describe(answer, refusal)}")
         case 301 | 307 | 308 if region := answer.header("x-amz-bucket-region"):
             return BackendError(f"{what}: the bucket is in region {region}: set that")
     return BackendError(f"{what}: {_describe(answer, refusal)}")
