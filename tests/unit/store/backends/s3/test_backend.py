@@ -26,7 +26,7 @@ def put(server: S3Server, config: S3Config, key: str, body: bytes = b"x") -> Non
 
 def test_no_bucket(s3_server: S3Server) -> None:
     config = s3_server.config("nobody-made-it")
-    with pytest.raises(NotFound, match="bucket nobody-made-it at http.* make it first"):
+    with pytest.raises(NotFound, match=r"bucket nobody-made-it at http.* make it first"):
         create_s3(config)
     backend = open_s3(config)
     with pytest.raises(NotFound, match="bucket nobody-made-it at http"):
