@@ -1,7 +1,6 @@
 """A datastore in a bucket, in PBS's layout, without any local copy."""
 
 import hashlib
-import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,8 +16,6 @@ from store.errors import AlreadyExists, NotFound
 from store.format.blob import encode_blob_parts
 from store.format.buffer import Buffer
 from store.progress import SILENT, Progress
-
-log = logging.getLogger(__name__)
 
 DIRECTORY = ObjectStat(0, 0, 0, is_directory=True, is_regular=False)
 NO_SIZE = Space(0, 0, 0)
@@ -51,14 +48,8 @@ class S3Backend(OneCopy):
         self._config = config
         self.client = S3Client(config)
         self._keys = Keys(config.datastore)
-        self._leases = Leases(
-            self.client,
-            f"{self._keys.root}{OURS}/locks/",
-            self.location,
-            conditional=config.conditional_put,
-        )
+        self._leases = Leases(self.client, f"{self._keys.root}{OURS}/locks/", self.location)
         self._is_datastore = False
-        self._has_warned = False
 
     def __repr__(self) -> str:
         return f"S3Backend({self.location!r})"
@@ -100,7 +91,7 @@ class S3Backend(OneCopy):
         self._put(self._keys.key(name), parts, exclusive=exclusive)
 
     def _put(self, key: str, parts: Sequence[Buffer], *, exclusive: bool = False) -> None:
-        """Where the provider knows no condition, two may both find that nothing is there."""
+        """Without conditions a look comes first: then the locks alone keep two writers apart."""
         conditional = self._config.conditional_put
         if exclusive and not conditional and self.client.head(key) is not None:
             raise AlreadyExists(f"{S3_SCHEME}{self._config.bucket}/{key}: exists")
@@ -214,22 +205,13 @@ class S3Backend(OneCopy):
     def lock(
         self, name: str, lock_names: Sequence[str], *, exclusive: bool, timeout_s: float = 0
     ) -> Lock:
-        return self._lock(check_name(name), exclusive=exclusive, timeout_s=timeout_s)
+        return self._leases.acquire(check_name(name), exclusive=exclusive, timeout_s=timeout_s)
 
     def forget_lock(self, lock_names: Sequence[str]) -> None:
         """PBS keeps none in a bucket; ours go when they are released."""
 
     def lock_store(self, *, exclusive: bool = False) -> Lock:
-        return self._lock(STORE_LOCK, exclusive=exclusive, timeout_s=0)
-
-    def _lock(self, name: str, *, exclusive: bool, timeout_s: float) -> Lock:
-        if not self._config.conditional_put and not self._has_warned:
-            self._has_warned = True
-            log.warning(
-                "%s: without conditional_put locks hold nobody off who comes at the same moment; "
-                "let one program at a time write here", self.location,
-            )  # fmt: skip
-        return self._leases.acquire(name, exclusive=exclusive, timeout_s=timeout_s)
+        return self._leases.acquire(STORE_LOCK, exclusive=exclusive)
 
     def interrupt(self) -> None:
         self.client.interrupt()

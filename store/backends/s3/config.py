@@ -29,8 +29,8 @@ class S3Config:
             signed it.
         access_key, secret_key, session_token: None is what boto3 finds (environment, profile).
         profile: of ~/.aws/config.
-        conditional_put: whether the provider honours `If-None-Match: *`. Without it nothing may be
-            written by two at once, and nothing keeps two from trying.
+        conditional_put: whether the provider honours `If-None-Match: *`. Without it, what must be
+            new is looked for first, and the locks alone keep two writers apart.
         take_over: write although the in-use marker names a PBS.
         connections: how many requests at once.
         timeouts: in seconds, to connect and for each piece of an answer.
