@@ -19,6 +19,7 @@ import zstandard
 
 from tests.machine import missing_parts, scratch_parent
 from tests.program import run
+from tests.s3_server import S3Server, running_ceph, running_server
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -31,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require",
         default="",
         metavar="PARTS",
-        help="fuse,nbd,qemu,root,loop: fail, not skip, where one does not work",
+        help="fuse,nbd,qemu,root,loop,s3,ceph: fail, not skip, where one does not work",
     )
     parser.addoption("--all", action="store_true", help="the slow tests too")
 
@@ -133,12 +134,33 @@ def golden_copy(golden: Path) -> Iterator[Path]:
 def scratch_store() -> Iterator[Path]:
     """An empty datastore of the program's own making, in RAM where there is room: disks take
     seconds."""
-    folder = Path(tempfile.mkdtemp(prefix="vaultway-test-", dir=scratch_parent()))
-    try:
+    with scratch_folder() as folder:
         run("datastore", "create", folder / "store")
         yield folder / "store"
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder in RAM where there is room."""
+    folder = Path(tempfile.mkdtemp(prefix="vaultway-test-", dir=scratch_parent()))
+    try:
+        yield folder
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """SeaweedFS on loopback; `new_bucket` and `config` give each test a place of its own."""
+    with scratch_folder() as folder, running_server(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ceph_server() -> Iterator[S3Server]:
+    """The same with a real Ceph behind it."""
+    with scratch_folder() as folder, running_ceph(folder) as server:
+        yield server
 
 
 @pytest.fixture

@@ -3,8 +3,12 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
+
+WEED = str(Path(sys.executable).parent / "weed")
 
 
 def _runs(*command: str) -> str:
@@ -41,7 +45,18 @@ def _loop() -> str:
     return _root() or _runs("losetup", "--find")
 
 
-PROBES = {"fuse": _fuse, "nbd": _nbd, "qemu": _qemu, "root": _root, "loop": _loop}
+def _s3() -> str:
+    return _runs(WEED, "version") or _runs("setpriv", "--version")
+
+
+def _ceph() -> str:
+    return _runs("ceph-mon", "--version") or _runs("radosgw", "--version")
+
+
+PROBES = {
+    "fuse": _fuse, "nbd": _nbd, "qemu": _qemu, "root": _root, "loop": _loop,
+    "s3": _s3, "ceph": _ceph,
+}  # fmt: skip
 
 
 @cache

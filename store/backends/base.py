@@ -67,7 +67,10 @@ class ObjectStat:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Bytes of the storage as a whole; `available` is what an ordinary user may still write."""
+    """Bytes of the storage as a whole; `available` is what an ordinary user may still write.
+
+    All three are 0 where the storage has no size: a bucket grows as long as somebody pays.
+    """
 
     total: int
     used: int

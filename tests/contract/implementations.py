@@ -1,6 +1,8 @@
 """Every kind of backend, and every wrapper around them: each has to keep the contract."""
 
+import itertools
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ from store.backends.limit import Limit
 from store.backends.memory import MemoryBackend
 from store.backends.mirror import Mirror
 from store.backends.retry import Retry
+from store.backends.s3.backend import S3Backend
 from tests.fakes.clock import FakeClock
 from tests.fakes.datastores import bare_backend
 from tests.fakes.faults import Fault, PlannedFaults, seeded_faults
+from tests.s3_server import S3Server
 
 Make = Callable[[Path, pytest.FixtureRequest], Backend]
 
@@ -26,6 +30,24 @@ def _memory(_path: Path, _request: pytest.FixtureRequest) -> Backend:
 
 def _local(path: Path, _request: pytest.FixtureRequest) -> Backend:
     return bare_backend(path / "datastore")
+
+
+@cache
+def _bucket(server: S3Server) -> str:
+    """One for all: a server makes volumes for each bucket."""
+    return server.new_bucket()
+
+
+def _s3(fixture: str) -> Make:
+    numbers = itertools.count()
+
+    def make(_path: Path, request: pytest.FixtureRequest) -> Backend:
+        server: S3Server = request.getfixturevalue(fixture)
+        backend = S3Backend(server.config(_bucket(server), f"store-{next(numbers)}"))
+        backend.create()
+        return backend
+
+    return make
 
 
 def _retry(make: Make) -> Make:
@@ -58,15 +80,17 @@ def _mirror(make: Make) -> Make:
     )
 
 
-BACKENDS = {"memory": _memory, "local": _local}
+BACKENDS = {"memory": _memory, "local": _local, "seaweedfs": _s3("s3_server")}
 WRAPPERS = {"retry": _retry, "limit": _limit, "cache": _cache, "mirror": _mirror}
+MARKS = {"seaweedfs": [pytest.mark.needs("s3")]}
 IMPLEMENTATIONS = [
-    *(pytest.param(make, id=name) for name, make in BACKENDS.items()),
+    *(pytest.param(make, id=name, marks=MARKS.get(name, ())) for name, make in BACKENDS.items()),
     *(
-        pytest.param(wrap(make), id=f"{wrapper}-{name}")
+        pytest.param(wrap(make), id=f"{wrapper}-{name}", marks=MARKS.get(name, ()))
         for name, make in BACKENDS.items()
         for wrapper, wrap in WRAPPERS.items()
     ),
+    pytest.param(_s3("ceph_server"), id="ceph", marks=[pytest.mark.needs("ceph"), pytest.mark.slow]),
     pytest.param(_retry_lost_answers, id="retry-lost-answers"),
     pytest.param(_cache(_retry(_limit(_local))), id="cache-retry-limit-local"),
 ]

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from store.backends.s3.tls import parse_fingerprint
 from store.errors import InvalidName
 from store.names import check_safe_id
 
@@ -28,8 +29,8 @@ class S3Config:
             signed it.
         access_key, secret_key, session_token: None is what boto3 finds (environment, profile).
         profile: of ~/.aws/config.
-        conditional_put: whether the provider honours `If-None-Match: *`. Without it nothing may be
-            written by two at once, and nothing keeps two from trying.
+        conditional_put: whether the provider honours `If-None-Match: *`. Without it, what must be
+            new is looked for first, and the locks alone keep two writers apart.
         take_over: write although the in-use marker names a PBS.
         connections: how many requests at once.
         timeouts: in seconds, to connect and for each piece of an answer.
@@ -56,6 +57,8 @@ class S3Config:
         if not BUCKET.fullmatch(self.bucket):
             raise InvalidName(f"bucket {self.bucket!r}: not a bucket name")
         check_safe_id(self.datastore, "datastore name")
+        if self.fingerprint is not None:
+            parse_fingerprint(self.fingerprint)
 
     @staticmethod
     def parse_url(url: str) -> tuple[str, str]:
