@@ -96,6 +96,9 @@ def running_server(folder: Path) -> Iterator[S3Server]:
         finally:
             process.kill()
             process.wait()
+            for port in ports.values():  # it puts them there, wherever its data are
+                for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                    left.unlink(missing_ok=True)
 
 
 def _command(folder: Path, server: S3Server, ports: dict[str, int]) -> list[str | Path]:
