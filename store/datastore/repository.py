@@ -48,7 +48,7 @@ def create_datastore(repository: str | RepositorySettings, progress: Progress = 
     if settings.directory is None:
         from store.backends.s3.backend import create_s3
 
-        create_s3(settings.s3_config())
+        create_s3(settings.s3_config(), lambda backend: _wrap(backend, settings))
         return
     backend = local_backend(settings.directory)
     backend.create(progress)
@@ -75,9 +75,19 @@ def open_backend(settings: RepositorySettings) -> Backend:
 
 
 def _open_site(settings: RepositorySettings, opened: ExitStack) -> Backend:
-    """`Retry(Limit(storage))`: limits hold for what is repeated, too."""
-    backend, retry_for_s = _open_storage(settings)
+    """One storage, wrapped."""
+    if settings.directory is not None:
+        backend = _wrap(_open_local(settings.directory), settings)
+    else:
+        from store.backends.s3.backend import open_s3
+
+        backend = open_s3(settings.s3_config(), lambda backend: _wrap(backend, settings))
     opened.callback(backend.close)
+    return backend
+
+
+def _wrap(backend: Backend, settings: RepositorySettings) -> Backend:
+    """`Retry(Limit(storage))`: limits hold for what is repeated, too."""
     if settings.has_limits:
         from store.backends.limit import Limit
 
@@ -88,22 +98,14 @@ def _open_site(settings: RepositorySettings, opened: ExitStack) -> Backend:
             burst_bytes=settings.burst_bytes or None,
             requests_s=settings.requests_s or None,
         )
-    if settings.retry_for_s is not None:
-        retry_for_s = settings.retry_for_s
+    retry_for_s = settings.retry_for_s
+    if retry_for_s is None:  # not asked for: where every call may fail
+        retry_for_s = DEFAULT_RETRY_FOR_S if backend.is_object_store else 0.0
     if retry_for_s:
         from store.backends.retry import Retry
 
         backend = Retry(backend, retry_for_s=retry_for_s)
     return backend
-
-
-def _open_storage(settings: RepositorySettings) -> tuple[Backend, float]:
-    """The storage alone, and how long to repeat what fails on it unless told otherwise."""
-    if settings.directory is not None:
-        return _open_local(settings.directory), 0.0
-    from store.backends.s3.backend import open_s3
-
-    return open_s3(settings.s3_config()), DEFAULT_RETRY_FOR_S
 
 
 def _open_local(path: Path) -> Backend:

@@ -90,7 +90,9 @@ IMPLEMENTATIONS = [
         for name, make in BACKENDS.items()
         for wrapper, wrap in WRAPPERS.items()
     ),
-    pytest.param(_s3("ceph_server"), id="ceph", marks=[pytest.mark.needs("ceph"), pytest.mark.slow]),
+    pytest.param(
+        _s3("ceph_server"), id="ceph", marks=[pytest.mark.needs("ceph"), pytest.mark.slow]
+    ),
     pytest.param(_retry_lost_answers, id="retry-lost-answers"),
     pytest.param(_cache(_retry(_limit(_local))), id="cache-retry-limit-local"),
 ]

@@ -1,14 +1,14 @@
 """A datastore in a bucket, in PBS's layout, without any local copy."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from store.backends.base import Backend, Listed, Lock, ObjectStat, OneCopy, Space, Walked
 from store.backends.read_only import ReadOnly
 from store.backends.s3.client import S3Client
 from store.backends.s3.config import S3_SCHEME, S3Config
-from store.backends.s3.keys import CHUNKS, OURS, Keys, check_name, is_namespaces
+from store.backends.s3.keys import CHUNKS, IN_USE, OURS, Keys, check_name, is_namespaces
 from store.backends.s3.locks import Leases
 from store.backends.s3.marker import foreign_host, make_marker
 from store.backends.s3.temporary import S3TemporaryFile
@@ -17,6 +17,7 @@ from store.format.blob import encode_blob_parts
 from store.format.buffer import Buffer
 from store.progress import SILENT, Progress
 
+Wrap = Callable[[Backend], Backend]
 DIRECTORY = ObjectStat(0, 0, 0, is_directory=True, is_regular=False)
 NO_SIZE = Space(0, 0, 0)
 STORE_LOCK = ".lock"
@@ -64,20 +65,13 @@ class S3Backend(OneCopy):
         self.write(f"{CHUNKS}/{digest[:4]}/{digest}", encode_blob_parts(TEST_CHUNK))
         self._is_datastore = True
 
-    def foreign_host(self) -> str | None:
-        """Which PBS holds the datastore; None when none does. Costs a request."""
-        try:
-            marker = self.client.get(self._keys.in_use)
-        except NotFound:
-            return None
-        self._is_datastore = True
-        return foreign_host(marker)
-
     def status(self) -> Space:
         return NO_SIZE
 
     def read(self, name: str) -> bytes:
-        return self.client.get(self._keys.key(name))
+        data = self.client.get(self._keys.key(name))
+        self._is_datastore = self._is_datastore or name == IN_USE
+        return data
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         return self.client.get_range(self._keys.key(name), offset, size)
@@ -221,14 +215,17 @@ class S3Backend(OneCopy):
         self.client.close()
 
 
-def open_s3(config: S3Config) -> Backend:
+def open_s3(config: S3Config, wrap: Wrap = lambda backend: backend) -> Backend:
     """The backend of a datastore, read-only while a PBS holds it, unless told to take it over.
 
-    Costs one request. Raises as S3Backend; that there is a datastore is not checked.
+    Costs one request, through the wrappers that `wrap` puts around it. Raises as S3Backend; that
+    there is a datastore is not checked.
     """
-    backend = S3Backend(config)
+    backend = wrap(S3Backend(config))
     try:
-        holder = backend.foreign_host()
+        holder = foreign_host(backend.read(IN_USE))
+    except NotFound:
+        holder = None
     except BaseException:
         backend.close()
         raise
@@ -239,12 +236,12 @@ def open_s3(config: S3Config) -> Backend:
     )
 
 
-def create_s3(config: S3Config) -> None:
-    """Make an empty datastore in a bucket.
+def create_s3(config: S3Config, wrap: Wrap = lambda backend: backend) -> None:
+    """Make an empty datastore in a bucket, through the wrappers that `wrap` puts around it.
 
     Raises NotFound (no such bucket), AlreadyExists (there are objects of that name).
     """
-    backend = S3Backend(config)
+    backend = wrap(S3Backend(config))
     try:
         backend.create()
     finally:

@@ -2,6 +2,7 @@
 
 .chunks/0123/0123…          <store>/.chunks/0123/0123…
 .vaultway/…                 <store>/.vaultway/…          (ours; PBS ignores it)
+.in-use                     <store>/.in-use              (to be read, never listed)
 anything else               <store>/.cnt/…
 the directory ns/a          <store>/.cnt/ns/a/.namespace, an empty object
 
@@ -56,6 +57,8 @@ class Keys:
 
     def key(self, name: str) -> str:
         """The key of an object. Raises InvalidName."""
+        if name == IN_USE:
+            return self.in_use
         key = self.place(check_name(name))
         if len(key.encode("utf-8", "surrogateescape")) > MAX_KEY:
             raise InvalidName(f"object name {name!r}: its key has more than {MAX_KEY} bytes")

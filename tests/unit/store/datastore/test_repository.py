@@ -28,6 +28,7 @@ BUCKET = "s3://bucket/store"
 class FakeS3(MemoryBackend):
     """A bucket that knows how it was opened, and whether it was closed."""
 
+    is_object_store = True
     opened: list["FakeS3"]
 
     def __init__(self, config: S3Config) -> None:
@@ -77,7 +78,12 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> list[FakeS3]:
 
     FakeS3.opened = []
     created: list[Any] = FakeS3.opened
-    stand_in(monkeypatch, "s3.backend", open_s3=FakeS3, create_s3=created.append)
+    stand_in(
+        monkeypatch,
+        "s3.backend",
+        open_s3=lambda config, wrap: wrap(FakeS3(config)),
+        create_s3=lambda config, wrap: created.append(config),
+    )
     for name in ("Retry", "Limit", "Cache"):
         stand_in(monkeypatch, name.lower(), **{name: type(name, (Named,), {})})
     stand_in(monkeypatch, "mirror", Mirror=Mirror)

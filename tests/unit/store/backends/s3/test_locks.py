@@ -300,7 +300,9 @@ class Race:
         self.won: list[str] = []
         self.refused: list[str] = []
 
-    def add(self, name: str, *, exclusive: bool, renews: bool = False, timeout_s: float = 0) -> None:
+    def add(
+        self, name: str, *, exclusive: bool, renews: bool = False, timeout_s: float = 0
+    ) -> None:
         def program(party: Party) -> None:
             process = Process(self.bucket, party=party)
             try:
