@@ -8,6 +8,7 @@
 #include <Python.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <stdint.h>
 #include <string.h>
@@ -24,6 +25,7 @@
 /* pxar's items (store/format/pxar/items.py): all integers are little-endian. */
 #define PXAR_ENTRY 0xD5956474E588ACEFULL
 #define PXAR_FILENAME 0x16701121063917B3ULL
+#define PXAR_PAYLOAD 0x28147A1B0B7C1A25ULL
 #define PXAR_PAYLOAD_REF 0x419D3D6BC4BA977EULL
 #define HEADER 16
 #define ENTRY 56
@@ -31,6 +33,7 @@
 #define TICK_NS 20000000LL
 #define MOST_FILES 1024
 #define RECORD 3
+#define MOST_SMALL_FILES 64
 
 struct question {
     int directory, has_flags, has_project_ids, has_xattrs;
@@ -151,56 +154,160 @@ static PyObject *unchanged_files(PyObject *self, PyObject *args)
                          count * (Py_ssize_t)8);
 }
 
-PyDoc_STRVAR(make_file_doc,
-"make_file(name, directory, content, mode, uid, gid, mtime_s, mtime_ns, /) -> bool\n\n"
-"Create a small regular file below a directory's descriptor with content, owner (uid -1: leave it), mode and\n"
-"times. False: it could not be done whole (the name is taken, no room, not allowed); then nothing is there.");
+PyDoc_STRVAR(small_files_doc,
+"small_files(items, payload, start, limit, target, /) -> (files, length, size)\n\n"
+"Create the ordinary small files that an archive goes on with, each whole: content, owner, mode, times.\n\n"
+"items: a piece of an archive (v1) or metadata stream (v2) that begins with an entry.\n"
+"payload: None for v1, else a piece of the payload stream, from offset `start`.\n"
+"limit: only files of fewer bytes. target: (directory's descriptor, our uid and gid, what becomes of files of\n"
+"other owners: 0 end there, 1 leave them to us, without setuid bits, 2 give them away).\n"
+"Returns how many were made, the bytes of their items, and of their contents.\n"
+"Ends before the first entry that is something else, is not here whole or can't be made so, with nothing of it\n"
+"left; and after 64.");
 
-static int fill(int file, const Py_buffer *content, mode_t mode, uid_t uid, gid_t gid, const struct timespec times[2])
+enum { WARN, LEAVE, GIVE }; /* ForeignOwners in restore/attributes.py */
+
+struct target {
+    int directory, foreign;
+    unsigned int uid, gid;
+    uint64_t limit;
+};
+
+struct payload {
+    const uint8_t *data; /* NULL: contents are in the archive */
+    uint64_t size, start;
+};
+
+struct small_file {
+    const char *name;
+    mode_t mode;
+    uid_t uid;
+    gid_t gid;
+    struct timespec times[2];
+    const uint8_t *content;
+    uint64_t size;
+};
+
+static int is_name(const uint8_t *text, uint64_t size)
 {
-    struct stat found;
-    if (content->len > 0 && write(file, content->buf, (size_t)content->len) != content->len)
-        return -1;
-    if (uid != (uid_t)-1) {
-        if (fstat(file, &found) != 0)
-            return -1;
-        if ((found.st_uid != uid || found.st_gid != gid) && fchown(file, uid, gid) != 0)
-            return -1;
-    }
-    if (fchmod(file, mode) != 0)
-        return -1;
-    return futimens(file, times);
+    return memchr(text, 0, size) == text + size - 1 && !memchr(text, '/', size) && strcmp((const char *)text, ".") != 0 &&
+           strcmp((const char *)text, "..") != 0;
 }
 
-static PyObject *make_file(PyObject *self, PyObject *args)
+/* Where a file's PAYLOAD item is, by the item at `at`, and how many bytes are there; NULL: not here. */
+static const uint8_t *find_payload(const uint8_t *at, uint64_t *left, const struct payload *payload)
 {
-    const char *name;
-    int directory, file, failed = 1;
-    unsigned int mode;
-    long uid, gid;
-    long long seconds, nanoseconds;
-    Py_buffer content;
+    if (payload->data == NULL)
+        return at;
+    if (*left < REFERENCE || get64(at) != PXAR_PAYLOAD_REF || get64(at + 8) != REFERENCE)
+        return NULL;
+    uint64_t offset = get64(at + HEADER) - payload->start; /* huge where it lies before */
+    if (offset > payload->size)
+        return NULL;
+    *left = payload->size - offset;
+    return payload->data + offset;
+}
+
+/* Read one entry; the bytes of its items, or 0 where it is no ordinary small file or not here whole. */
+static uint64_t parse(const uint8_t *item, uint64_t left, const struct payload *payload, uint64_t limit,
+                      struct small_file *file)
+{
+    uint64_t name = left < HEADER ? 0 : get64(item + 8);
+    if (name < HEADER + 2 || name > HEADER + NAME_MAX + 1 || left < name + ENTRY + HEADER ||
+        get64(item) != PXAR_FILENAME || !is_name(item + HEADER, name - HEADER))
+        return 0;
+    const uint8_t *entry = item + name, *content = entry + ENTRY;
+    uint64_t mode = get64(entry + 16), flags = get64(entry + 24), nanoseconds = get64(entry + 48) & UINT32_MAX;
+    if (get64(entry) != PXAR_ENTRY || get64(entry + 8) != ENTRY || mode >> 12 != S_IFREG >> 12 || flags ||
+        nanoseconds >= SECOND)
+        return 0;
+    left -= name + ENTRY;
+    content = find_payload(content, &left, payload);
+    if (content == NULL || left < HEADER || get64(content) != PXAR_PAYLOAD)
+        return 0;
+    uint64_t size = get64(content + 8) - HEADER; /* huge where it is less */
+    if (size >= limit || left - HEADER < size || (payload->data && get64(entry + ENTRY + 24) != size))
+        return 0;
+    struct timespec time = {(time_t)get64(entry + 40), (long)nanoseconds};
+    *file = (struct small_file){(const char *)item + HEADER, mode & 07777, (uid_t)get64(entry + 32),
+                                (gid_t)(get64(entry + 32) >> 32), {time, time}, content + HEADER, size};
+    return name + ENTRY + (payload->data ? REFERENCE : HEADER + size);
+}
+
+static int fill(int file, const struct small_file *facts, const struct stat *made, int give)
+{
+    /* The owner first: it is what fails most often, and changing it clears setuid bits. */
+    if (give && (made->st_uid != facts->uid || made->st_gid != facts->gid) && fchown(file, facts->uid, facts->gid) != 0)
+        return -1;
+    if (facts->size > 0 && write(file, facts->content, facts->size) != (ssize_t)facts->size)
+        return -1;
+    if (fchmod(file, give ? facts->mode : facts->mode & 01777) != 0)
+        return -1;
+    return futimens(file, facts->times);
+}
+
+/* Unlink what was made, unless its name is another file's by now. */
+static void take_back(int directory, const char *name, const struct stat *made)
+{
+    struct stat found;
+    if (fstatat(directory, name, &found, AT_SYMLINK_NOFOLLOW) == 0 && found.st_dev == made->st_dev &&
+        found.st_ino == made->st_ino)
+        unlinkat(directory, name, 0);
+}
+
+static int make(const struct small_file *facts, const struct target *target)
+{
+    struct stat made;
+    int give = target->foreign == GIVE || (facts->uid == target->uid && facts->gid == target->gid);
+    if (!give && target->foreign != LEAVE)
+        return -1;
+    int file = openat(target->directory, facts->name, CREATE_FLAGS, 0600);
+    if (file < 0)
+        return -1;
+    int looked = fstat(file, &made), failed = looked || fill(file, facts, &made, give);
+    if (failed && looked == 0)
+        take_back(target->directory, facts->name, &made);
+    if (close(file) != 0 && !failed) { /* NFS may say only now that there was no room */
+        take_back(target->directory, facts->name, &made);
+        failed = 1;
+    }
+    return -failed;
+}
+
+static PyObject *small_files(PyObject *self, PyObject *args)
+{
+    Py_buffer items, contents;
+    struct target target;
+    struct payload payload;
+    struct small_file file;
+    unsigned long long start, limit;
+    uint64_t position = 0, size = 0, length;
+    int count = 0;
     (void)self;
 
-    if (!PyArg_ParseTuple(args, "yiy*IllLL:make_file", &name, &directory, &content, &mode, &uid, &gid, &seconds, &nanoseconds))
+    if (!PyArg_ParseTuple(args, "y*z*KK(iIIi):small_files", &items, &contents, &start, &limit, &target.directory,
+                          &target.uid, &target.gid, &target.foreign))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    file = openat(directory, name, CREATE_FLAGS, 0600);
-    if (file >= 0) {
-        struct timespec times[2] = {{seconds, (long)nanoseconds}, {seconds, (long)nanoseconds}};
-        failed = fill(file, &content, (mode_t)mode, (uid_t)uid, (gid_t)gid, times);
-        failed |= close(file);
-        if (failed)
-            unlinkat(directory, name, 0);
+    payload = (struct payload){contents.buf, (uint64_t)contents.len, start};
+    length = parse(items.buf, (uint64_t)items.len, &payload, limit, &file);
+    if (length) {
+        Py_BEGIN_ALLOW_THREADS
+        while (length && make(&file, &target) == 0) {
+            position += length;
+            size += file.size;
+            length = ++count == MOST_SMALL_FILES ? 0
+                     : parse((const uint8_t *)items.buf + position, (uint64_t)items.len - position, &payload, limit, &file);
+        }
+        Py_END_ALLOW_THREADS
     }
-    Py_END_ALLOW_THREADS
-    PyBuffer_Release(&content);
-    return PyBool_FromLong(!failed);
+    PyBuffer_Release(&items);
+    PyBuffer_Release(&contents);
+    return Py_BuildValue("iKK", count, (unsigned long long)position, (unsigned long long)size);
 }
 
 static PyMethodDef methods[] = {
     {"unchanged_files", unchanged_files, METH_VARARGS, unchanged_files_doc},
-    {"make_file", make_file, METH_VARARGS, make_file_doc},
+    {"small_files", small_files, METH_VARARGS, small_files_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,16 +1,13 @@
 from store.format.buffer import Buffer
 
-def make_file(
-    name: bytes,
-    directory: int,
-    content: Buffer,
-    mode: int,
-    uid: int,
-    gid: int,
-    mtime_s: int,
-    mtime_ns: int,
+def small_files(
+    items: Buffer,
+    payload: Buffer | None,
+    start: int,
+    limit: int,
+    target: tuple[int, int, int, int],
     /,
-) -> bool: ...
+) -> tuple[int, int, int]: ...
 def unchanged_files(
     names: list[bytes],
     items: Buffer,

@@ -76,13 +76,26 @@ class Decoder:
         self.version = 1
         self.prelude: bytes | None = None
         self._stream = _Stream(chunks)
+        self._position = 0  # of the next child or GOODBYE
 
     def __iter__(self) -> Iterator[Event]:
         preamble = read_preamble(self._stream.read)
         self.version, self.prelude = preamble.version, preamble.prelude
         root = self._root(preamble.root_offset)
+        self._position = root.content_offset
         yield root
-        yield from self._children(root.content_offset)
+        yield from self._children()
+
+    def at_hand(self) -> memoryview:
+        """What is here of the archive, from the next child or GOODBYE on; nobody has checked it.
+
+        A slice of the caller's own buffer. Not to be asked for before all of a file's content came.
+        """
+        return self._stream.at_hand(self._position)
+
+    def pass_over(self, size: int) -> None:
+        """Go on after the first `size` bytes of `at_hand`: whole files that the caller has read."""
+        self._position += size
 
     def _root(self, offset: int) -> Entry:
         end = offset
@@ -92,11 +105,12 @@ class Decoder:
             except Incomplete as error:
                 end = error.end
 
-    def _children(self, position: int) -> Iterator[Event]:
+    def _children(self) -> Iterator[Event]:
         """Everything from the root's first child on. One loop, so that depth costs nothing."""
         directory, file, has_content, depth = _DIRECTORY, _FILE, self.version == 1, 1
-        parser, base = self._parser(position, position), position
+        parser, base = self._parser(self._position, self._position), self._position
         while depth:
+            position = self._position
             try:
                 goodbye_size = parser.goodbye_size(position - base)
                 entry = None if goodbye_size else parser.child(position - base)
@@ -105,19 +119,19 @@ class Decoder:
                 continue
             if entry is None:
                 depth -= 1
-                position += goodbye_size
+                self._position += goodbye_size
                 if not depth:
-                    self._stream.expect_end(position)
-                yield DirectoryEnd(position)
-                continue
-            yield entry
-            if entry.kind is directory:
+                    self._stream.expect_end(self._position)
+                yield DirectoryEnd(self._position)
+            elif entry.kind is directory:
                 depth += 1
-                position = entry.content_offset
+                self._position = entry.content_offset
+                yield entry
             else:
-                position = entry.end
+                self._position = entry.end
+                yield entry
                 if entry.kind is file and has_content and entry.size:
-                    yield from map(PayloadData, self._stream.take(entry.payload_offset, position))
+                    yield from map(PayloadData, self._stream.take(entry.payload_offset, entry.end))
 
     def _parser(self, offset: int, end: int) -> EntryParser:
         """A parser for what starts at `offset`: a window full, or more if `end` lies behind that.
@@ -164,6 +178,10 @@ class _Stream:
             parts.append(piece[max(0, offset - position) : max(0, offset + size - position)])
             position += len(piece)
         return b"".join(parts)
+
+    def at_hand(self, offset: int) -> memoryview:
+        """The rest of a chunk from there; empty at the end of the stream."""
+        return self._held[0][offset - self._start :] if self._seek(offset) else memoryview(b"")
 
     def take(self, offset: int, end: int) -> Iterator[memoryview]:
         """What lies between, in slices of the chunks.

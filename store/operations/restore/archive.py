@@ -11,7 +11,7 @@ from store.datastore.archives import IndexedStream
 from store.datastore.workers import Workers
 from store.errors import FormatError, NotFound
 from store.format.pxar.accessor import Accessor
-from store.format.pxar.decoder import DirectoryEnd, Event, PayloadData, decode
+from store.format.pxar.decoder import Decoder, DirectoryEnd, Event, PayloadData
 from store.format.pxar.entries import Entry, EntryKind
 from store.operations.restore.contents import PayloadCursor, random_content
 from store.operations.restore.problems import Warnings, show
@@ -20,6 +20,8 @@ from store.operations.restore.tree import TreeWriter
 from store.progress import Progress
 
 Content = Callable[[Entry], Iterable[memoryview]]
+Payload = Callable[[], tuple[memoryview | None, int]]
+"""The piece of the payload stream at hand, and its offset; None when there is no such stream."""
 
 
 @dataclass
@@ -48,11 +50,18 @@ class TreeRestore:
     def restore_all(self, metadata: IndexedStream, payload: IndexedStream | None) -> None:
         """Read the archive from front to back. Nothing is decoded twice."""
         if payload is None:
-            events = decode(self._counted(metadata.chunks(workers=self.workers)))
-            self._run(events, lambda entry: _inline_content(events, entry.size))
+            decoder = Decoder(self._counted(metadata.chunks(workers=self.workers)))
+            events = iter(decoder)
+            self._run(
+                decoder,
+                events,
+                lambda entry: _inline_content(events, entry.size),
+                lambda: (None, 0),
+            )
         else:
             with closing(PayloadCursor(payload, self.workers, self.progress)) as cursor:
-                self._run(decode(metadata.chunks(workers=self.workers)), cursor.content)
+                decoder = Decoder(metadata.chunks(workers=self.workers))
+                self._run(decoder, iter(decoder), cursor.content, cursor.at_hand)
 
     def restore_selected(self, *, apply_root: bool) -> None:
         """Walk the directories and restore what the selection takes.
@@ -85,12 +94,21 @@ class TreeRestore:
             raise NotFound("no entry of the archive matches the patterns")
         self.writer.finish(apply=apply_root)
 
-    def _run(self, events: Iterator[Event], content: Content) -> None:
+    def _run(
+        self,
+        decoder: Decoder,
+        events: Iterator[Event],
+        content: Content,
+        payload: Payload,
+    ) -> None:
         root = next(events)
         assert isinstance(root, Entry)
         self.writer.begin(root)
         depth = 1
-        for event in events:
+        while depth:
+            while done := self.writer.small_files(decoder.at_hand(), *payload()):
+                decoder.pass_over(done)
+            event = next(events)
             if isinstance(event, Entry):
                 if event.kind is EntryKind.DIRECTORY:
                     self.writer.enter(event, create=True)

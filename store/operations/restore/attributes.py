@@ -12,6 +12,7 @@ import fcntl
 import os
 import stat
 import struct
+from enum import IntEnum
 
 from store.format.pxar.acl import ACCESS_XATTR, acl_to_xattrs
 from store.format.pxar.metadata import Metadata
@@ -44,6 +45,17 @@ _AFTER_MASK = sum(ours for ours, _ in FLAGS_AFTER_CONTENT)
 _FAT_MASK = sum(ours for ours, _ in FAT_FLAGS)
 
 
+class ForeignOwners(IntEnum):
+    """What becomes of an inode whose recorded owner is not the user who restores.
+
+    As `small_files` in _inode.c wants it.
+    """
+
+    WARN = 0  # that it is left to the user, from now on
+    LEAVE = 1
+    GIVE = 2
+
+
 class Attributes:
     """Applies metadata.
 
@@ -52,13 +64,17 @@ class Attributes:
     ignore_ownership: leave every inode to the user who restores. Without it that happens, with a
     warning, for users who may not give files away. Setuid and setgid bits are dropped wherever the
     owner is not the recorded one.
+
+    ids: the user's. foreign_owners: what other owners' files get now.
     """
 
     def __init__(self, warnings: Warnings, *, ignore_ownership: bool = False) -> None:
         self._warnings = warnings
-        self._ignore_ownership = ignore_ownership
-        self._ids = (os.geteuid(), os.getegid())
-        self._is_root = self._ids[0] == 0
+        self.ids = (os.geteuid(), os.getegid())
+        if ignore_ownership:
+            self.foreign_owners = ForeignOwners.LEAVE
+        else:
+            self.foreign_owners = ForeignOwners.WARN if self.ids[0] else ForeignOwners.GIVE
 
     def before_content(self, file: int, metadata: Metadata, path: bytes) -> None:
         """Set the flags that must be there before the first byte is written."""
@@ -105,12 +121,13 @@ class Attributes:
     def _chown(self, inode: int | str, metadata: Metadata, path: bytes) -> bool:
         """Return whether the inode belongs to its recorded owner now."""
         owner = (metadata.uid, metadata.gid)
-        if self._ignore_ownership or (not self._is_root and owner != self._ids):
-            if not self._ignore_ownership:
+        if owner != self.ids and self.foreign_owners is not ForeignOwners.GIVE:
+            if self.foreign_owners is ForeignOwners.WARN:
                 self._warnings.once(
                     "owners", f"{show(path)}: owners not restored (not root), here and below"
                 )
-            return owner == self._ids
+                self.foreign_owners = ForeignOwners.LEAVE
+            return False
         try:
             if isinstance(inode, str) or _owner(inode) != owner:  # looking costs less than setting
                 os.chown(inode, *owner)

@@ -33,8 +33,6 @@ class PayloadCursor:
         self._chunks: Iterator[memoryview] = iter(())
         self._chunk = memoryview(b"")
         self._next = 0  # stream offset of the end of _chunk
-        self.position = 0
-        """The furthest byte read so far."""
 
     def close(self) -> None:
         """End the read-ahead."""
@@ -51,7 +49,7 @@ class PayloadCursor:
             raise FormatError(
                 f"payload stream: {entry.size} bytes at {offset} reach past {self._payload.size}"
             )
-        if offset < self.position:
+        if offset < self._next - len(self._chunk):
             header = self._payload.read(offset, HEADER_SIZE)
             pieces = random_content(self._payload, offset + HEADER_SIZE, entry.size, self._workers)
         else:
@@ -60,6 +58,10 @@ class PayloadCursor:
         if header != payload_header(entry.size):
             raise FormatError(f"payload stream: no header of {entry.size} bytes at {offset}")
         yield from pieces
+
+    def at_hand(self) -> tuple[memoryview, int]:
+        """The chunk read last, and its offset in the stream."""
+        return self._chunk, self._next - len(self._chunk)
 
     def _forward(self, offset: int, size: int) -> Iterator[memoryview]:
         end = offset + size
@@ -70,7 +72,6 @@ class PayloadCursor:
             start = offset - (self._next - len(self._chunk))
             piece = self._chunk[start : start + end - offset]
             offset += len(piece)
-            self.position = offset
             yield piece
 
     def _advance(self, offset: int) -> None:

@@ -22,7 +22,7 @@ from store.operations.directories import OPEN_DIRECTORIES, Inode, inode_of_file,
 from store.operations.restore.attributes import Attributes
 from store.operations.restore.background import BackgroundFiller
 from store.operations.restore.problems import Warnings, show, target_error
-from store.operations.restore.writing import write_sparse
+from store.operations.restore.writing import HOLE_SIZE, write_sparse
 
 LOST_AND_FOUND = b"lost+found"
 LARGE_FILE = 256 << 10
@@ -40,6 +40,17 @@ _NODE_TYPES = {
     EntryKind.SOCKET: stat.S_IFSOCK,
 }
 Made = TypeVar("Made")
+MakeFiles = Callable[
+    [memoryview, memoryview | None, int, int, tuple[int, int, int, int]], tuple[int, int, int]
+]
+
+small_files: MakeFiles | None
+try:
+    from store.operations import _inode
+
+    small_files = _inode.small_files
+except ImportError:  # not built: every file is made by itself
+    small_files = None
 
 
 @dataclass(slots=True)
@@ -165,6 +176,24 @@ class TreeWriter:
         self._background.check()
         self.entries += 1
         self.bytes += entry.size
+
+    def small_files(self, items: memoryview, payload: memoryview | None, start: int) -> int:
+        """Create the ordinary small files that come next, many at a time.
+
+        Args:
+            items: of the archive, from the next entry on.
+            payload: of a split archive's payload stream, from offset `start`.
+
+        Returns the bytes of items that were used. 0: `file` and the others know what to do.
+        """
+        if small_files is None or self._open[-1].inherits_acl:
+            return 0
+        target = (self._here(), *self._attributes.ids, self._attributes.foreign_owners)
+        files, length, size = small_files(items, payload, start, HOLE_SIZE, target)
+        self._background.check()
+        self.entries += files
+        self.bytes += size
+        return length
 
     def _fill_later(self, new: _NewFile, content: Iterable[memoryview]) -> None:
         path = self.path(new.name)

@@ -25,6 +25,10 @@ from tests.unit.store.operations.handmade import (
     tree,
 )
 
+pytestmark = pytest.mark.usefixtures("small_files")
+one_by_one = pytest.mark.parametrize("small_files", [False], indirect=True)
+"""For tests that look into how a file is made in Python."""
+
 SECRET = b"nobody may change this"
 
 
@@ -177,6 +181,7 @@ def test_setuid_only_for_its_recorded_owner(target: Path) -> None:
     assert mode == (0o6755 if (os.geteuid(), os.getegid()) == (0, 0) else 0o755)
 
 
+@one_by_one
 def test_a_large_file_that_fails_when_another_has_its_name(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +216,7 @@ class TestSwaps:
 
         monkeypatch.setattr(tree_module, "write_sparse", write)
 
+    @one_by_one
     def test_the_directory_we_are_in(
         self, target: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -222,6 +228,7 @@ class TestSwaps:
         attack(target, directory(b"d", file(b"a"), file(b"file"), directory(b"e", file(b"b"))))
         assert (target / "moved/e/b").read_bytes() == b"content"
 
+    @one_by_one
     def test_the_directory_above(
         self, target: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -233,6 +240,7 @@ class TestSwaps:
         attack(target, directory(b"d", directory(b"e", file(b"a")), file(b"file")))
         assert (target / "moved/file").read_bytes() == b"content"
 
+    @one_by_one
     def test_the_target_of_a_hard_link(
         self, target: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

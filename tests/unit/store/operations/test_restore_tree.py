@@ -33,7 +33,10 @@ from tests.unit.store.operations.handmade import (
 )
 
 MiB = 1 << 20
+pytestmark = pytest.mark.usefixtures("small_files")
 needs_root = pytest.mark.needs("root")
+one_by_one = pytest.mark.parametrize("small_files", [False], indirect=True)
+"""For tests that look into how a file is made in Python."""
 
 
 @pytest.fixture(params=[False, True], ids=["v1", "split"])
@@ -440,6 +443,7 @@ class TestFailures:
             restore_archive(reader, "root.pxar", str(target))
         assert names(target) == [b"d", b"d/good"]
 
+    @one_by_one
     def test_a_full_target(
         self, builder: Builder, target: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -453,6 +457,7 @@ class TestFailures:
             restore(builder, target)
         assert not target.exists()
 
+    @one_by_one
     def test_a_full_target_in_the_middle_of_a_large_file(
         self, builder: Builder, target: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -545,6 +550,7 @@ class TestFailures:
         assert open_descriptors() == before
 
 
+@one_by_one
 @pytest.mark.parametrize("patterns", [[], ["*"], ["deepest"]], ids=["all", "every name", "one"])
 def test_a_deep_tree_takes_few_descriptors(
     builder: Builder, target: Path, monkeypatch: pytest.MonkeyPatch, patterns: list[str]
@@ -576,6 +582,7 @@ def test_a_deep_tree_takes_few_descriptors(
     assert (inner / "deepest").read_bytes() == b"x"
 
 
+@one_by_one
 def test_a_directory_moved_meanwhile_is_not_followed(
     builder: Builder, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
