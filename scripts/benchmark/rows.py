@@ -121,7 +121,7 @@ class Bench:
             if self.wants(*NBD_ROWS):
                 self.nbd_round()
         if self.wants(*S3_ROWS):
-            S3Bench(self.work, self.image, self.wanted, self.add).round(number)
+            S3Bench(self.work, self.image, self.wanted, self.add).round()
 
     def tree_round(self, who: Contender) -> None:
         """First, unchanged, changed, restore, mount: of a fresh copy of the tree."""
