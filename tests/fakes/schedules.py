@@ -1,8 +1,8 @@
 """Concurrent programs run step by step, in one chosen order, or in every order there is."""
 
+import itertools
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 Choose = Callable[[int], int]
 STUCK_S = 30
@@ -16,10 +16,9 @@ def every_schedule(run: Callable[[Choose], None]) -> int:
     path: list[list[int]] = []  # what was chosen, of how many
     runs = 0
     while True:
-        taken = iter(range(len(path) + 1_000_000))
 
-        def choose(options: int, taken: Any = taken) -> int:
-            step = next(taken)
+        def choose(options: int, steps: Iterator[int] = itertools.count()) -> int:  # noqa: B008
+            step = next(steps)
             if step == len(path):
                 path.append([0, options])
             assert path[step][1] == options, "the run is not deterministic"
@@ -42,12 +41,13 @@ class Party:
         self.is_done = self.is_asleep = False
         self.error: BaseException | None = None
         self._program = program
-        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self._go, self._stopped = threading.Lock(), threading.Lock()  # free: the other may go on
+        self._go.acquire()
+        self._stopped.acquire()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def _run(self) -> None:
         try:
-            self.gate()
             self._program(self)
         except BaseException as error:  # noqa: BLE001 - for `step` to raise
             self.error = error
@@ -61,7 +61,7 @@ class Party:
         self._go.acquire()
 
     def start(self) -> None:
-        """Run to the first gate, before the program's first step."""
+        """Run to the first gate."""
         self._thread.start()
         self._wait()
 
@@ -76,11 +76,33 @@ class Party:
             raise self.error
 
 
-def play(parties: Sequence[Party], choose: Choose, after_each: Callable[[], None]) -> None:
-    """Run all to their ends. Who sleeps goes on only when everybody who is awake has ended."""
+class Moment:
+    """What happens once, at some time between the parties' steps."""
+
+    is_done = is_asleep = False
+
+    def __init__(self, happen: Callable[[], None]) -> None:
+        self._happen = happen
+
+    def start(self) -> None:
+        """Nothing comes before it."""
+
+    def step(self) -> None:
+        self._happen()
+        self.is_done = True
+
+
+def play(
+    parties: Sequence[Party | Moment],
+    choose: Choose,
+    after_each: Callable[[], None],
+    *,
+    naps_are_long: bool,
+) -> None:
+    """Run all to their ends. `naps_are_long`: who sleeps waits until all that are awake ended."""
     for party in parties:
         party.start()
     while running := [party for party in parties if not party.is_done]:
-        awake = [party for party in running if not party.is_asleep] or running
+        awake = [party for party in running if not (naps_are_long and party.is_asleep)] or running
         awake[choose(len(awake)) if len(awake) > 1 else 0].step()
         after_each()

@@ -20,7 +20,7 @@ TICK_S = 5.0
 """How often is looked for leases to be renewed, and a renewal that failed tried again."""
 SHARED_PATIENCE_S = 2.0
 """A request to share always waits so long: what it meets may be giving up just now."""
-YIELD_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
+YIELD_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """How long who came first waits for a later claim to be given up."""
 FIRST_POLL_S, LAST_POLL_S = 0.05, 1.0
 
