@@ -36,8 +36,8 @@ class Memory:
 
     @property
     def in_flight(self) -> int:
-        """Chunks that workers have in their hands, plain and encoded."""
-        return self.total // 2
+        """Chunks that workers have in their hands, plain and encoded; clients may copy them."""
+        return self.total * 3 // 8
 
     @property
     def ahead(self) -> int:

@@ -10,7 +10,6 @@ archive    the two forms of a tree archive; its parts are catalog and
   reuse      unchanged payloads of the snapshot before
 image      a disk
 chunks     hash, compress, encrypt, store, on a pool of threads
-arenas     what memory these threads keep
 """
 
 from store.operations.backup.request import (

@@ -22,8 +22,8 @@ from store.format.keys import wrap_crypt_config
 from store.format.manifest import CryptMode, FileInfo, Manifest
 from store.format.pxar.patterns import PatternList
 from store.names import CATALOG_NAME, ENCRYPTED_KEY_BLOB_NAME
+from store.operations.arenas import share_arenas
 from store.operations.backup.archive import LegacyArchive, SplitArchive, TreeArchive
-from store.operations.backup.arenas import share_arenas
 from store.operations.backup.catalog import CatalogFile
 from store.operations.backup.chunks import ChunkPool, ChunkWriter, IndexedSink
 from store.operations.backup.content import read_small_file

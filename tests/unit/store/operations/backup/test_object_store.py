@@ -12,6 +12,8 @@ import pytest
 
 from store.datastore.chunk_store import ChunkStore
 from store.datastore.digest_hints import HintFile
+from store.datastore.workers import Memory, worker_count
+from store.format.chunker import AVERAGE
 from store.names import Digest
 from store.operations.backup import BackupResult
 from tests.fakes.datastores import ROOT, open_on
@@ -235,12 +237,14 @@ def interrupt_when_stuck(store: StuckStore, calls: int) -> Callable[[], float]:
 def test_an_interrupt_ends_a_backup_at_once(
     stuck: Bucket, sources: Sources, source: Path, kind: str
 ) -> None:
-    """All sixteen workers wait in writes that never end."""
+    """All workers wait in writes that never end."""
     (source / "disk").write_bytes(noise(7, 80 * MIB))
     store = stuck.store
     assert isinstance(store, StuckStore)
     store.stick("write")
-    ago = interrupt_when_stuck(store, 16)
+    workers = worker_count(store, Memory(), AVERAGE)
+    assert workers > 8
+    ago = interrupt_when_stuck(store, workers)
     with pytest.raises(KeyboardInterrupt):
         stuck.run(sources[kind])
     assert ago() < 1
