@@ -9,15 +9,14 @@ from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
 from store.backends.base import Backend
-from store.datastore.arenas import share_arenas
 from store.errors import Cancelled
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 DEFAULT_MEMORY = 256 << 20
-COPIES = 3
-"""A chunk on its way is in memory plain, encoded, and as what the C library keeps of the last."""
+COPIES = 2
+"""A chunk on its way is in memory plain and encoded."""
 POLL_S = 0.005
 
 
@@ -37,8 +36,8 @@ class Memory:
 
     @property
     def in_flight(self) -> int:
-        """Chunks that workers have in their hands, plain and encoded."""
-        return self.total // 2
+        """Chunks that workers have in their hands, plain and encoded; clients may copy them."""
+        return self.total * 3 // 8
 
     @property
     def ahead(self) -> int:
@@ -69,7 +68,6 @@ class Workers:
 
     def __init__(self, backend: Backend, count: int, name: str) -> None:
         """Threads start when they have something to do."""
-        share_arenas()
         self.count = count
         self._backend = backend
         self._pool = ThreadPoolExecutor(count, name)

@@ -2,6 +2,8 @@
 
 import struct
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import zstandard
 from zlib_ng.zlib_ng import crc32  # 50 GB/s; with zlib's 4, it would be 7 % of decoding a chunk
@@ -30,29 +32,43 @@ COMPRESSION_LEVEL = 1
 # A zstd block is at least 4 bytes and unpacks to at most 128 KiB.
 MOST_PLAIN_PER_BYTE = 32 * 1024
 SMALLEST_BITE = 64
+ROOMS_KEPT = 4
 
 
 class _Tools(threading.local):
-    """One thread's zstd contexts, which must not be shared, and scratch room for decrypted bytes.
-
-    The room is kept because page faults in fresh memory can cost more than decrypting into it.
-    """
+    """One thread's zstd contexts, which must not be shared."""
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
         self.decompressor = zstandard.ZstdDecompressor()
-        self._room = bytearray()
 
-    def room(self, size: int) -> bytearray:
-        """Return `size` bytes or more, good until this thread's next call; no huge one is kept."""
-        if size > MAX_CHUNK_SIZE + CIPHER_SLACK:
-            return bytearray(size)
-        if size > len(self._room):
-            self._room = bytearray(size)
-        return self._room
+
+class _Rooms:
+    """Scratch room for decrypted bytes. Thread-safe: list operations are atomic.
+
+    Some is kept because page faults in fresh memory can cost more than decrypting into it; not one
+    for each thread, because there are many that wait for a network.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+
+    @contextmanager
+    def room(self, size: int) -> Iterator[bytearray]:
+        """Lend `size` bytes or more; no huge one is kept."""
+        try:
+            room = self._free.pop()
+        except IndexError:
+            room = bytearray(size)
+        if len(room) < size:
+            room = bytearray(size)
+        yield room
+        if len(self._free) < ROOMS_KEPT and len(room) <= MAX_CHUNK_SIZE + CIPHER_SLACK:
+            self._free.append(room)
 
 
 _tools = _Tools()
+_rooms = _Rooms()
 
 
 def encode_blob(
@@ -129,11 +145,17 @@ def decode_blob(
     """
     magic, payload = _checked_payload(raw)
     compressed = magic in COMPRESSED_MAGICS
-    if magic in ENCRYPTED_MAGICS:
-        if key is None:
-            raise KeyRequired("the blob is encrypted, and no key was given")
-        _, _, iv, tag = ENCRYPTED_HEADER.unpack_from(raw)
-        payload = key.decrypt_into(iv, tag, payload, _tools.room(len(payload) + CIPHER_SLACK))
+    if magic not in ENCRYPTED_MAGICS:
+        return _unpack(payload, max_size, compressed=compressed)
+    if key is None:
+        raise KeyRequired("the blob is encrypted, and no key was given")
+    _, _, iv, tag = ENCRYPTED_HEADER.unpack_from(raw)
+    with _rooms.room(len(payload) + CIPHER_SLACK) as room:
+        payload = key.decrypt_into(iv, tag, payload, room)
+        return _unpack(payload, max_size, compressed=compressed)
+
+
+def _unpack(payload: memoryview, max_size: int, *, compressed: bool) -> bytes:
     if compressed:
         return _decompress(payload, max_size)
     if len(payload) > max_size:

@@ -22,6 +22,7 @@ from store.format.keys import wrap_crypt_config
 from store.format.manifest import CryptMode, FileInfo, Manifest
 from store.format.pxar.patterns import PatternList
 from store.names import CATALOG_NAME, ENCRYPTED_KEY_BLOB_NAME
+from store.operations.arenas import share_arenas
 from store.operations.backup.archive import LegacyArchive, SplitArchive, TreeArchive
 from store.operations.backup.catalog import CatalogFile
 from store.operations.backup.chunks import ChunkPool, ChunkWriter, IndexedSink
@@ -58,6 +59,7 @@ def run_backup(
             chunks that nothing names.
     """
     started = time.monotonic()
+    share_arenas()
     for source in request.sources:
         _check_source(source)
     begin = request.datastore.begin_snapshot(

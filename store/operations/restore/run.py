@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from store.datastore.archives import IndexedStream, SnapshotReader
 from store.errors import AlreadyExists, FormatError, InvalidName, NotFound, StoreError
+from store.operations.arenas import share_arenas
 from store.operations.restore.archive import TreeRestore
 from store.operations.restore.attributes import Attributes
 from store.operations.restore.image import (
@@ -83,6 +84,7 @@ def restore_archive(
     After an error or an interruption no half file is left under a whole one's name. A tree stays as
     far as it came, and the error says so; what was written to a device stays.
     """
+    share_arenas()
     name = _archive_name(reader, archive)
     warnings = Warnings(on_warning)
     if name.endswith(".pxar"):

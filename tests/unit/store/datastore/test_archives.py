@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -120,6 +121,39 @@ def test_any_range_in_order(
         got = list(small.chunks(start, end, workers=workers))
     assert b"".join(got) == CONTENT[start:end]
     assert all(got)
+
+
+class Noted(Workers):
+    """Remembers what was queued."""
+
+    def __init__(self, stream: IndexedStream, threads: int) -> None:
+        super().__init__(stream.reader.backend, threads, "test")
+        self.sizes: list[int] = []
+
+    def submit(self, work: Any, /, *arguments: Any, **options: Any) -> Any:
+        self.sizes.append(arguments[1])
+        return super().submit(work, *arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("threads", "memory", "queued"),
+    [
+        (8, 1 << 30, 7),  # all of it
+        (2, 1 << 30, 4),  # two for each thread
+        (8, 4 * 70_000, 3),  # until so many bytes are on their way
+        (8, 0, 1),  # one always
+    ],
+)
+def test_how_far_it_reads_ahead(
+    stream: IndexedStream, threads: int, memory: int, queued: int
+) -> None:
+    small = IndexedStream(stream.index, stream.reader, Memory(memory))
+    with Noted(stream, threads) as workers:
+        chunks = small.chunks(workers=workers)
+        next(chunks)
+        assert workers.sizes == SIZES[:queued]
+        assert b"".join(chunks) == CONTENT[1:]
+        assert workers.sizes == SIZES
 
 
 def test_reads_past_the_end_are_refused(stream: IndexedStream) -> None:

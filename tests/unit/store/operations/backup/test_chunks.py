@@ -26,7 +26,7 @@ class Writer:
     ) -> None:
         self.action = action
         self.stored: list[bytes] = []
-        self.memory = Memory(2 * bytes_in_flight)
+        self.memory = Memory(bytes_in_flight * 8 // 3 + 1)
         self.backend = Interruptible()
         self._threads = threads
 
@@ -268,5 +268,5 @@ def test_a_thread_between_two_calls_is_interrupted_in_the_next() -> None:
 def test_threads_by_storage_and_memory() -> None:
     backend = MemoryBackend()
     backend.parallelism = 16
-    for mebibytes, threads in ((0, 1), (8, 1), (32, 2), (128, 8), (256, 16), (1024, 16)):
+    for mebibytes, threads in ((0, 1), (8, 1), (64, 3), (256, 12), (1024, 16)):
         assert worker_count(backend, Memory(mebibytes << 20), 4 << 20) == threads
