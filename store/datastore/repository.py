@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from store.backends.base import storage_error
-from store.backends.local import LocalBackend
+from store.backends.local_nfs import open_directory
 from store.datastore.datastore import Datastore
 from store.datastore.pbs_host import find_datastore
 from store.errors import InvalidName, NotFound
@@ -31,7 +31,7 @@ def open_datastore(repository: str) -> Datastore:
     except OSError as error:
         raise storage_error(error, str(path)) from error
     known = find_datastore(str(path))
-    backend = LocalBackend(str(path), pbs_lock_directory=known.lock_directory if known else None)
+    backend = open_directory(str(path), pbs_lock_directory=known.lock_directory if known else None)
     return Datastore(known.name if known else path.resolve().name, backend)
 
 
@@ -47,7 +47,7 @@ def create_datastore(repository: str, progress: Progress = SILENT) -> Datastore:
         PermissionDenied, OutOfSpace, BackendError.
     """
     path = local_path(repository)
-    backend = LocalBackend(str(path))
+    backend = open_directory(str(path))
     backend.create(progress)
     backend.close()
     return open_datastore(repository)
