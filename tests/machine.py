@@ -41,7 +41,17 @@ def _loop() -> str:
     return _root() or _runs("losetup", "--find")
 
 
-PROBES = {"fuse": _fuse, "nbd": _nbd, "qemu": _qemu, "root": _root, "loop": _loop}
+LAB_PACKAGES = (
+    "mmdebstrap", "busybox-static", "cpio", "kmod", "e2fsprogs", "qemu-utils", "qemu-system-x86",
+)  # fmt: skip
+
+
+def _lab() -> str:
+    """A guest with a kernel of its own: root makes it, from Debian packages."""
+    return _root() or _runs("apt-cache", "show", "linux-image-cloud-amd64", *LAB_PACKAGES)
+
+
+PROBES = {"fuse": _fuse, "nbd": _nbd, "qemu": _qemu, "root": _root, "loop": _loop, "lab": _lab}
 
 
 @cache
