@@ -21,7 +21,7 @@ from store.backends.base import (
     Walked,
     storage_error,
 )
-from store.backends.local_create import CHUNKS, create_layout
+from store.backends.local_create import CHUNKS, LOCK, create_layout
 from store.backends.local_directories import list_directory, remove_directory, remove_tree
 from store.backends.local_files import (
     FileWriter,
@@ -32,13 +32,14 @@ from store.backends.local_files import (
 )
 from store.backends.local_locks import (
     HeldLocks,
+    HeldRecordLock,
     lock_file,
     lock_path,
     lock_record,
 )
 from store.backends.local_reading import open_regular, read_file, read_part, read_rest
 from store.backends.lock_files import LockFiles
-from store.errors import NotFound, StoreError
+from store.errors import Locked, NotFound, StoreError
 from store.format.buffer import Buffer
 from store.progress import SILENT, Progress
 
@@ -84,6 +85,7 @@ class LocalBackend(OneCopy):
         self._root = str(Path(path).absolute())
         self._pbs_lock_directory = pbs_lock_directory
         self._descriptor = -1
+        self._store_locks: list[HeldRecordLock] = []
         self._open_root()
 
     def _open_root(self) -> None:
@@ -341,9 +343,28 @@ class LocalBackend(OneCopy):
                     os.unlink(f"{self._pbs_lock_directory}/{lock_name}")
 
     def lock_store(self, *, exclusive: bool = False) -> Lock:
-        path = self._path(".lock")
-        with self._naming(path):
-            return lock_record(path, exclusive=exclusive)
+        with self._naming(self._path(LOCK)):
+            return self._lock_record(exclusive=exclusive)
+
+    def _lock_record(self, *, exclusive: bool = False) -> HeldRecordLock:
+        lock = lock_record(self._path(LOCK), exclusive=exclusive)
+        self._store_locks = [held for held in [*self._store_locks, lock] if held.is_held]
+        return lock
+
+    def is_alone(self) -> bool:
+        return not self._lock_files.are_used or self._is_only_writer()
+
+    def _is_only_writer(self) -> bool:
+        """Whether no other descriptor, of any process on any host, holds the store's lock."""
+        with self._naming(self._path(LOCK)):
+            held = next((lock for lock in self._store_locks if lock.is_held), None)
+            if held is not None:
+                return held.is_only_holder()
+            try:
+                with self._lock_record() as lock:
+                    return lock.is_only_holder()
+            except Locked:
+                return False
 
     def close(self) -> None:
         if self._descriptor >= 0:

@@ -201,12 +201,17 @@ class LocalTemporaryFile:
             self._identity = identity_of(os.fstat(self._descriptor))
             if size:
                 self._map = self._reserve(size)
-        except OSError as error:
+        except BaseException as error:
             self.discard()
-            raise self._error(error, temporary) from error
+            if isinstance(error, OSError):
+                raise self._error(error, temporary) from error
+            raise
 
     def _reserve(self, size: int) -> mmap:
-        """The first `size` bytes as memory; what is appended comes after. Raises OSError."""
+        """The first `size` bytes as memory; what is appended comes after.
+
+        Raises OSError, StoreError.
+        """
         os.posix_fallocate(self._descriptor, 0, size)
         os.lseek(self._descriptor, size, os.SEEK_SET)
         return mmap(self._descriptor, size)

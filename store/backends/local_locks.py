@@ -19,6 +19,7 @@ from store.errors import Locked, NotFound
 POLL_S = 0.02
 LOCK_FILE_MODE = 0o660
 MAX_CONTENT = 1 << 10
+FLOCK = "hhqqi4x"
 BUSY = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
 
 
@@ -51,6 +52,14 @@ class HeldRecordLock(HeldLock):
         super().__init__(descriptor)
         self._kind, self._path = kind, path
         self._content = self._read()
+
+    @property
+    def is_held(self) -> bool:
+        return self._descriptor >= 0
+
+    def is_only_holder(self) -> bool:
+        """Whether nobody shares it, by any descriptor but ours. Raises OSError."""
+        return can_lock(self._descriptor)
 
     def _read(self) -> bytes:
         return os.pread(self._descriptor, MAX_CONTENT, 0)
@@ -187,14 +196,25 @@ def set_record_lock(descriptor: int, kind: int) -> bool:
 
     Raises OSError.
     """
-    whole_file = struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, whole_file)
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _whole_file(kind))
     except OSError as error:
         if error.errno in BUSY:
             return False
         raise
     return True
+
+
+def can_lock(descriptor: int) -> bool:
+    """Whether this descriptor could have the whole file's lock exclusively. Raises OSError."""
+    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _whole_file(fcntl.F_WRLCK))
+    in_the_way: int = struct.unpack(FLOCK, answer)[0]
+    return in_the_way == fcntl.F_UNLCK
+
+
+def _whole_file(kind: int) -> bytes:
+    """A `struct flock`."""
+    return struct.pack(FLOCK, kind, os.SEEK_SET, 0, 0, 0)
 
 
 def _open(path: str) -> int:

@@ -18,7 +18,7 @@ from store.backends.base import Lock, storage_error
 from store.backends.local import MAP_FROM, LocalBackend
 from store.backends.local_create import pbs_user
 from store.backends.local_files import LocalTemporaryFile, write_at
-from store.backends.local_locks import HeldLocks, lock_path, lock_record
+from store.backends.local_locks import HeldLocks, lock_path
 from store.backends.local_mount import NfsMount, find_nfs
 from store.backends.local_reading import READ_FLAGS, open_regular, read_rest
 from store.backends.lock_files import HeldLockFile, LockFiles
@@ -155,9 +155,10 @@ class NfsBackend(LocalBackend):
             self._compare_clocks(lock, asked_ns)
 
     def lock_store(self, *, exclusive: bool = False) -> Lock:
-        return self._take(
-            lambda: lock_record(self._path(".lock"), exclusive=exclusive), needed=True
-        )
+        return self._take(lambda: self._lock_record(exclusive=exclusive), needed=True)
+
+    def is_alone(self) -> bool:
+        return self._is_only_writer()
 
     def _take(self, take: Callable[[], Lock], *, needed: bool) -> Lock:
         """A lock. Where there are none, readers go without, and writers are refused."""
