@@ -58,8 +58,14 @@ class HeldRecordLock(HeldLock):
         return self._descriptor >= 0
 
     def is_only_holder(self) -> bool:
-        """Whether nobody shares it, by any descriptor but ours. Raises OSError."""
-        return can_lock(self._descriptor)
+        """Whether nobody shares it, by any descriptor but ours. Raises OSError.
+
+        Found out by having it exclusively for a moment: `F_OFD_GETLK` answers "free" over NFSv3
+        while we hold a lock, and over NFSv4 while the server delegates the file to us.
+        """
+        is_only = set_record_lock(self._descriptor, fcntl.F_WRLCK)
+        set_record_lock(self._descriptor, self._kind)
+        return is_only
 
     def _read(self) -> bytes:
         return os.pread(self._descriptor, MAX_CONTENT, 0)
@@ -203,13 +209,6 @@ def set_record_lock(descriptor: int, kind: int) -> bool:
             return False
         raise
     return True
-
-
-def can_lock(descriptor: int) -> bool:
-    """Whether this descriptor could have the whole file's lock exclusively. Raises OSError."""
-    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _whole_file(fcntl.F_WRLCK))
-    in_the_way: int = struct.unpack(FLOCK, answer)[0]
-    return in_the_way == fcntl.F_UNLCK
 
 
 def _whole_file(kind: int) -> bytes:
