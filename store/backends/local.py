@@ -56,13 +56,12 @@ class _Subdirectory:
     """A directory that was listed; a look at the disk says whether it holds the mark."""
 
     name: str
-    path: str
     mark: str
     backend: "LocalBackend"
 
     @property
     def is_marked(self) -> bool:
-        return self.backend.stat(f"{self.path}/{self.mark}") is not None
+        return self.backend.stat(self.mark) is not None
 
 
 class LocalBackend(OneCopy):
@@ -241,7 +240,7 @@ class LocalBackend(OneCopy):
 
     def subdirectories(self, name: str, mark: str) -> list[_Subdirectory]:
         return [
-            _Subdirectory(entry.name, f"{name}/{entry.name}", mark, self)
+            _Subdirectory(entry.name, f"{name}/{entry.name}/{mark}", self)
             for entry in self.scan(name)
             if entry.is_directory
         ]

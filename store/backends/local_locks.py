@@ -58,12 +58,15 @@ class HeldRecordLock(HeldLock):
         return self._descriptor >= 0
 
     def is_only_holder(self) -> bool:
-        """Whether nobody shares it, by any descriptor but ours. Raises OSError.
+        """Whether it is known that nobody shares it, by any descriptor but ours. Raises OSError.
 
         Found out by having it exclusively for a moment: `F_OFD_GETLK` answers "free" over NFSv3
         while we hold a lock, and over NFSv4 while the server delegates the file to us.
         """
-        is_only = set_record_lock(self._descriptor, fcntl.F_WRLCK)
+        try:
+            is_only = set_record_lock(self._descriptor, fcntl.F_WRLCK)
+        except OSError:  # opened to read alone, or lost
+            return False
         set_record_lock(self._descriptor, self._kind)
         return is_only
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from mmap import mmap
+from pathlib import Path
 from stat import S_ISDIR
 
 from store.backends.base import Lock, storage_error
@@ -39,9 +40,8 @@ def open_directory(path: str, *, pbs_lock_directory: str | None = None) -> Local
 
     Raises StoreError.
     """
-    path = os.path.abspath(path)
     try:
-        mount = find_nfs(path)
+        mount = find_nfs(str(Path(path).absolute()))
     except OSError as error:
         raise storage_error(error, path) from error
     if mount is None:
@@ -83,10 +83,7 @@ class NfsBackend(LocalBackend):
         raise BackendError(message, retryable=True) from error
 
     def _is_listed(self, path: str) -> bool:
-        """Whether the server has this name. Opening a directory asks it, looking a name up may not.
-
-        Raises OSError.
-        """
+        """Whether the server has this name: reading a directory asks it, a look-up may not."""
         directory, name = os.path.split(path)
         try:
             return name in os.listdir(directory)
@@ -94,6 +91,8 @@ class NfsBackend(LocalBackend):
             return len(directory) > len(self._root) and self._is_listed(directory)
         except NotADirectoryError:
             return False
+        except OSError as error:
+            raise self._error(error, directory) from error
 
     # Memory that another host cannot take away: a page of a removed file would be SIGBUS
 

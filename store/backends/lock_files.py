@@ -55,7 +55,8 @@ class HeldLockFile(HeldRecordLock):
 
     def release(self) -> None:
         if self._descriptor >= 0 and self._kind == fcntl.F_WRLCK:
-            with suppress(OSError):  # lost: then it is not ours to write, and this is EIO
+            with suppress(OSError, Locked):  # lost: then it is not ours to write
+                self.check()
                 self._leave()
         super().release()
 

@@ -214,6 +214,14 @@ def test_what_is_missing_is_missing(backend: NfsBackend) -> None:
         backend.read("no/such/object")
 
 
+def test_a_directory_that_cannot_be_listed_is_an_error(
+    backend: NfsBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "listdir", fails(os.listdir, errno.EIO))
+    with pytest.raises(BackendError, match=r"store: Input/output error"):
+        backend.stat("no")
+
+
 def test_a_new_chunk_costs_no_listing(backend: NfsBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """A chunk that is not seen is stored again, which is harmless; to read one is another thing."""
     name = f".chunks/{'ab' * 2}/{'ab' * 32}"

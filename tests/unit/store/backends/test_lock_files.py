@@ -109,8 +109,9 @@ def test_a_lost_lock_is_noticed(
         other = take(files)
         with pytest.raises(Locked, match="the lock was lost"):
             lock.check()
-        other.release()
         lock.release()
+        other.check()
+        other.release()
     lock = take(files)
     _unlock(lock)
     take(files).release()
