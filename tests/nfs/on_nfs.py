@@ -132,7 +132,7 @@ def test_two_hosts_race_for_a_group(client: Path, name: str) -> None:
     backend.mkdir("host/web01")
     backend.lock("host/web01", (), exclusive=True).release()  # now the server's side knows
     backend.write("counter", (b"0",))
-    rounds = 60
+    rounds = 25
     racers = [
         subprocess.Popen(
             [sys.executable, "-c", COUNTER, str(host / name), str(rounds)],
