@@ -53,9 +53,19 @@ def _ceph() -> str:
     return _runs("ceph-mon", "--version") or _runs("radosgw", "--version")
 
 
+LAB_PACKAGES = (
+    "mmdebstrap", "busybox-static", "cpio", "kmod", "e2fsprogs", "qemu-utils", "qemu-system-x86",
+)  # fmt: skip
+
+
+def _lab() -> str:
+    """A guest with a kernel of its own: root makes it, from Debian packages."""
+    return _root() or _runs("apt-cache", "show", "linux-image-cloud-amd64", *LAB_PACKAGES)
+
+
 PROBES = {
     "fuse": _fuse, "nbd": _nbd, "qemu": _qemu, "root": _root, "loop": _loop,
-    "s3": _s3, "ceph": _ceph,
+    "s3": _s3, "ceph": _ceph, "lab": _lab,
 }  # fmt: skip
 
 

@@ -254,6 +254,13 @@ class Backend(Protocol):
         Raises Locked. Several shared holders in one process do not disturb one another.
         """
 
+    def is_alone(self) -> bool:
+        """Whether what nobody has locked is nobody's.
+
+        False while somebody writes whose locks can't be seen from here: a PBS on another host,
+        over NFS. Then nothing may be taken for left over.
+        """
+
     def copies(self, name: str) -> Iterator[bytes]:
         """The object as `read` did not give it: other copies, nearest first, for who found it bad.
 
@@ -278,7 +285,10 @@ class Backend(Protocol):
 
 
 class OneCopy:
-    """What a storage has that keeps each object once and waits for nothing."""
+    """What a storage has that keeps each object once, waits for nothing, and sees all locks."""
+
+    def is_alone(self) -> bool:
+        return True
 
     def copies(self, name: str) -> Iterator[bytes]:
         return iter(())

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from stat import S_ISREG
 
-from store.backends.local import READ_FLAGS
 from store.backends.local_files import write_all
+from store.backends.local_reading import READ_FLAGS
 from store.errors import FormatError, InvalidName, PermissionDenied
 from store.format.blob import ENCRYPTED_HEADER, MAX_CHUNK_SIZE
 

@@ -1,47 +1,54 @@
-"""A datastore in a directory: local disk, NFS, any POSIX file system."""
+"""A datastore in a directory: local disk, any POSIX file system; NFS by local_nfs."""
 
 import errno
 import os
-import shutil
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from mmap import PROT_READ, mmap
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
+from typing import TypeVar
 
 from store.backends.base import (
-    MAX_READ,
     Listed,
+    Lock,
     ObjectStat,
     OneCopy,
     Space,
     Walked,
     storage_error,
 )
-from store.backends.local_create import CHUNKS, create_layout
-from store.backends.local_files import FileWriter, LocalTemporaryFile, sync_directory
-from store.backends.local_locks import HeldLocks, lock_file, lock_path, lock_record
-from store.errors import BackendError, FormatError, NotFound
+from store.backends.local_create import CHUNKS, LOCK, create_layout
+from store.backends.local_directories import list_directory, remove_directory, remove_tree
+from store.backends.local_files import (
+    FileWriter,
+    LocalTemporaryFile,
+    identity_of,
+    move,
+    sync_directory,
+)
+from store.backends.local_locks import (
+    HeldLocks,
+    HeldRecordLock,
+    lock_file,
+    lock_path,
+    lock_record,
+)
+from store.backends.local_reading import open_regular, read_file, read_part, read_rest
+from store.backends.lock_files import LockFiles
+from store.errors import Locked, NotFound, StoreError
 from store.format.buffer import Buffer
 from store.progress import SILENT, Progress
 
+T = TypeVar("T")
+
 DIRECTORY_MODE = 0o755
 CHUNK_DIRECTORY_MODE = 0o750
-MAP_FROM = (
-    1 << 20
-)  # below, reading costs less than a map, and no vanished NFS file can end us with SIGBUS
-READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-
-
-@contextmanager
-def _naming(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(error, path) from error
+CHUNK_NAME_SIZE = len(".chunks/0000/") + 64
+MAP_FROM = 1 << 20  # below, reading costs less than a map
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +56,19 @@ class _Subdirectory:
     """A directory that was listed; a look at the disk says whether it holds the mark."""
 
     name: str
-    path: str
     mark: str
+    backend: "LocalBackend"
 
     @property
     def is_marked(self) -> bool:
-        path = f"{self.path}/{self.mark}"
-        with _naming(path):
-            return os.path.lexists(path)
+        return self.backend.stat(self.mark) is not None
 
 
 class LocalBackend(OneCopy):
     """A Backend on a directory. See store.backends.base for what each method promises.
 
-    New files and directories made as root belong to the owner of the datastore's directory.
+    New files and directories made as root belong to the owner of the datastore's directory. The
+    directory may be exported over NFS: where other hosts left lock files, they are locked too.
     """
 
     def __init__(self, path: str, *, pbs_lock_directory: str | None = None) -> None:
@@ -78,6 +84,7 @@ class LocalBackend(OneCopy):
         self._root = str(Path(path).absolute())
         self._pbs_lock_directory = pbs_lock_directory
         self._descriptor = -1
+        self._store_locks: list[HeldRecordLock] = []
         self._open_root()
 
     def _open_root(self) -> None:
@@ -85,15 +92,20 @@ class LocalBackend(OneCopy):
         try:
             descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
-            self._files = FileWriter(None)
+            self._own(None)
             return
         except OSError as error:
-            raise storage_error(error, self._root) from error
+            raise self._error(error, self._root) from error
         self._descriptor = descriptor
         self._finalizer = weakref.finalize(self, os.close, descriptor)
         status = os.fstat(descriptor)
         owner = (status.st_uid, status.st_gid)
-        self._files = FileWriter(owner if os.geteuid() == 0 and owner != (0, 0) else None)
+        self._own(owner if os.geteuid() == 0 and owner != (0, 0) else None)
+
+    def _own(self, owner: tuple[int, int] | None) -> None:
+        """Make files for `owner` from now on; None leaves them as they come."""
+        self._files = FileWriter(owner, self._error)
+        self._lock_files = LockFiles(self._root, owner)
 
     @property
     def location(self) -> str:
@@ -113,14 +125,51 @@ class LocalBackend(OneCopy):
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
+    def _error(self, error: OSError, path: str) -> StoreError:
+        """What an error of the file system means."""
+        return storage_error(error, path)
+
+    @contextmanager
+    def _naming(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._error(error, path) from error
+
+    def _do(self, name: str, action: Callable[[str], T], *, must_be_sure: bool = True) -> T:
+        """What `action` gives for the path of `name`; its errors as StoreError.
+
+        ESTALE comes over NFS, for a file that another host removed or replaced while we had it
+        open: the new one is as good, so it is tried once more.
+
+        Args:
+            name: an object or directory.
+            action: may be done twice.
+            must_be_sure: NotFound has to be the truth of this moment, not of a cache.
+        """
+        path, attempt = self._path(name), 0
+        while True:
+            attempt += 1
+            try:
+                return action(path)
+            except OSError as error:
+                if not self._may_change(error, path, attempt, must_be_sure=must_be_sure):
+                    raise self._error(error, path) from error
+
+    def _may_change(self, error: OSError, path: str, attempt: int, *, must_be_sure: bool) -> bool:
+        """Whether `_do` should try again after attempt number `attempt`."""
+        return error.errno == errno.ESTALE and attempt == 1
+
     def create(self, progress: Progress = SILENT) -> None:
-        create_layout(self._root, progress)
+        create_layout(self._root, self._lock_creation, progress)
         if self._descriptor < 0:
             self._open_root()
 
+    def _lock_creation(self) -> Lock:
+        return lock_path(self._root, exclusive=True, deadline=0)
+
     def status(self) -> Space:
-        with _naming(self._root):
-            status = os.statvfs(self._root)
+        status = self._do("", os.statvfs)
         block = status.f_frsize
         return Space(
             status.f_blocks * block,
@@ -129,94 +178,69 @@ class LocalBackend(OneCopy):
         )
 
     def read(self, name: str) -> bytes:
-        path = self._path(name)
-        try:
-            return _read_file(path)
-        except OSError as error:
-            if error.errno != errno.ESTALE:
-                raise storage_error(error, path) from error
-        with _naming(path):  # NFS: replaced on another host while we read; the new one is as good
-            return _read_file(path)
+        return self._do(name, read_file)
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
-        path = self._path(name)
-        with _naming(path):
-            descriptor = os.open(path, READ_FLAGS)
-            try:
-                _regular_size(descriptor, path)
-                return os.pread(descriptor, size, offset)
-            finally:
-                os.close(descriptor)
+        return self._do(name, lambda path: read_part(path, offset, size))
 
     def map(self, name: str) -> Buffer:
-        path = self._path(name)
-        with _naming(path):
-            descriptor = os.open(path, READ_FLAGS)
-            try:
-                size = _regular_size(descriptor, path)
-                if size >= MAP_FROM:
-                    return mmap(descriptor, size, prot=PROT_READ)
-                return _read_rest(descriptor, b"", size, path)
-            finally:
-                os.close(descriptor)
+        return self._do(name, self._map)
+
+    def _map(self, path: str) -> Buffer:
+        with open_regular(path) as (descriptor, size):
+            if size < MAP_FROM:
+                return read_rest(descriptor, b"", size, path)
+            return mmap(descriptor, size, prot=PROT_READ)
 
     def write(
         self, name: str, parts: Sequence[Buffer], *, exclusive: bool = False, durable: bool = False
     ) -> None:
-        path = self._path(name)
-        try:
-            self._files.replace(path, parts, exclusive=exclusive, durable=durable)
-        except OSError as error:
-            raise storage_error(error, path) from error
+        self._do(
+            name,
+            lambda path: self._files.replace(path, parts, exclusive=exclusive, durable=durable),
+            must_be_sure=not is_chunk(name),
+        )
 
     def create_temporary(self, name: str, temporary: str, size: int = 0) -> LocalTemporaryFile:
         return LocalTemporaryFile(self._files, self._path(name), self._path(temporary), size)
 
     def stat(self, name: str) -> ObjectStat | None:
-        path = self._path(name)
         try:
-            status = os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
+            status = self._do(name, os.lstat, must_be_sure=not is_chunk(name))
+        except NotFound:
             return None
-        except OSError as error:
-            raise storage_error(error, path) from error
         mode = status.st_mode
         return ObjectStat(
             status.st_size, status.st_mtime_ns, status.st_atime_ns, S_ISDIR(mode), S_ISREG(mode)
         )
 
     def touch(self, name: str) -> int | None:
-        path = self._path(name)
         try:
-            status = os.lstat(path)
-            os.utime(path, ns=(time.time_ns(), status.st_mtime_ns), follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
+            return self._do(name, self._touch, must_be_sure=not is_chunk(name))
+        except NotFound:
             return None
-        except OSError as error:
-            raise storage_error(error, path) from error
+
+    def _touch(self, path: str) -> int:
+        status = os.lstat(path)
+        os.utime(path, ns=(time.time_ns(), status.st_mtime_ns), follow_symlinks=False)
         return status.st_size
 
     def rename(self, old: str, new: str) -> None:
-        with _naming(self._path(old)):
-            os.rename(self._path(old), self._path(new))
+        target = self._path(new)
+        self._do(old, lambda path: move(path, target, identity_of(os.lstat(path))))
 
     def delete(self, name: str) -> None:
-        with _naming(self._path(name)):
-            os.unlink(self._path(name))
+        self._do(name, os.unlink)
 
     def scan(self, name: str) -> list[Listed]:
-        path = self._path(name)
         try:
-            with os.scandir(path) as entries:
-                return [Listed(entry.name, _is_directory(entry)) for entry in entries]
-        except (FileNotFoundError, NotADirectoryError):
+            return self._do(name, list_directory)
+        except NotFound:
             return []
-        except OSError as error:
-            raise storage_error(error, path) from error
 
     def subdirectories(self, name: str, mark: str) -> list[_Subdirectory]:
         return [
-            _Subdirectory(entry.name, self._path(f"{name}/{entry.name}"), mark)
+            _Subdirectory(entry.name, f"{name}/{entry.name}/{mark}", self)
             for entry in self.scan(name)
             if entry.is_directory
         ]
@@ -235,7 +259,7 @@ class LocalBackend(OneCopy):
 
     def mkdir(self, name: str, *, durable: bool = False) -> bool:
         path = self._path(name)
-        with _naming(path):
+        with self._naming(path):
             try:
                 os.mkdir(path)
             except FileExistsError:
@@ -254,31 +278,20 @@ class LocalBackend(OneCopy):
         return True
 
     def rmdir(self, name: str) -> bool:
-        path = self._path(name)
         try:
-            os.rmdir(path)
-        except FileNotFoundError:
+            return self._do(name, remove_directory)
+        except NotFound:
             return True
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                return False
-            raise storage_error(error, path) from error
-        return True
 
     def remove_tree(self, name: str) -> None:
-        path = self._path(name)
-        with _naming(path), suppress(FileNotFoundError):
-            try:
-                shutil.rmtree(path)
-            except OSError as error:
-                if error.errno != errno.ENOTEMPTY or not _only_nfs_shadows(path):
-                    raise
+        with suppress(NotFound):
+            self._do(name, remove_tree)
 
     def sync(self) -> None:
-        with _naming(self._root):
+        with self._naming(self._root):
             _sync_file_system(self._descriptor)
         path = self._path(CHUNKS)
-        with _naming(path), suppress(FileNotFoundError):
+        with self._naming(path), suppress(FileNotFoundError):
             chunks = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:  # they may be on a larger disk
                 if os.fstat(chunks).st_dev != os.fstat(self._descriptor).st_dev:
@@ -290,24 +303,37 @@ class LocalBackend(OneCopy):
         self, name: str, lock_names: Sequence[str], *, exclusive: bool, timeout_s: float = 0
     ) -> HeldLocks:
         deadline = time.monotonic() + timeout_s
-        held = HeldLocks([])
+        held = HeldLocks()
         try:
-            if self._pbs_lock_directory is not None:
-                for lock_name in lock_names:
-                    held.add(
-                        lock_file(
-                            self._pbs_lock_directory,
-                            lock_name,
-                            self._files.owner,
-                            exclusive=exclusive,
-                            deadline=deadline,
-                        )
-                    )
-            held.add(lock_path(self._path(name), exclusive=exclusive, deadline=deadline))
+            self._lock_for_pbs(held, lock_names, exclusive=exclusive, deadline=deadline)
+            self._lock(held, name, exclusive=exclusive, deadline=deadline)
         except BaseException:
             held.release()
             raise
         return held
+
+    def _lock_for_pbs(
+        self, held: HeldLocks, lock_names: Sequence[str], *, exclusive: bool, deadline: float
+    ) -> None:
+        if self._pbs_lock_directory is not None:
+            owner = self._files.owner
+            for lock_name in lock_names:
+                held.add(
+                    lock_file(
+                        self._pbs_lock_directory,
+                        lock_name,
+                        owner,
+                        exclusive=exclusive,
+                        deadline=deadline,
+                    )
+                )
+
+    def _lock(self, held: HeldLocks, name: str, *, exclusive: bool, deadline: float) -> None:
+        """Lock `name`. Its own lock comes last: that one knows if `name` is gone."""
+        if self._lock_files.are_used:
+            with self._naming(self._path(name)):
+                held.add(self._lock_files.lock(name, exclusive=exclusive, deadline=deadline))
+        held.add(lock_path(self._path(name), exclusive=exclusive, deadline=deadline))
 
     def forget_lock(self, lock_names: Sequence[str]) -> None:
         if self._pbs_lock_directory is not None:
@@ -315,8 +341,29 @@ class LocalBackend(OneCopy):
                 with suppress(OSError):
                     os.unlink(f"{self._pbs_lock_directory}/{lock_name}")
 
-    def lock_store(self, *, exclusive: bool = False) -> HeldLocks:
-        return HeldLocks([lock_record(self._path(".lock"), exclusive=exclusive)])
+    def lock_store(self, *, exclusive: bool = False) -> Lock:
+        with self._naming(self._path(LOCK)):
+            return self._lock_record(exclusive=exclusive)
+
+    def _lock_record(self, *, exclusive: bool = False) -> HeldRecordLock:
+        lock = lock_record(self._path(LOCK), exclusive=exclusive)
+        self._store_locks = [held for held in [*self._store_locks, lock] if held.is_held]
+        return lock
+
+    def is_alone(self) -> bool:
+        return not self._lock_files.are_used or self._is_only_writer()
+
+    def _is_only_writer(self) -> bool:
+        """Whether no other descriptor, of any process on any host, holds the store's lock."""
+        with self._naming(self._path(LOCK)):
+            held = next((lock for lock in self._store_locks if lock.is_held), None)
+            if held is not None:
+                return held.is_only_holder()
+            try:
+                with self._lock_record() as lock:
+                    return lock.is_only_holder()
+            except Locked:
+                return False
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -324,14 +371,9 @@ class LocalBackend(OneCopy):
             self._descriptor = -1
 
 
-def _is_directory(entry: os.DirEntry[str]) -> bool:
-    """Whether it is one or a symlink to one. A symlink that leads nowhere hides no other entry."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        if entry.is_symlink():
-            return False
-        raise
+def is_chunk(name: str) -> bool:
+    """Whether it is a chunk: one that is not seen is stored again, which is harmless."""
+    return name.startswith(CHUNKS) and len(name) == CHUNK_NAME_SIZE
 
 
 def _sync_file_system(descriptor: int) -> None:
@@ -342,48 +384,3 @@ def _sync_file_system(descriptor: int) -> None:
     if libc.syncfs(descriptor) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
-
-
-def _read_file(path: str) -> bytes:
-    descriptor = os.open(path, READ_FLAGS)
-    try:
-        size = _regular_size(descriptor, path)
-        if size > MAX_READ:
-            raise FormatError(f"{path}: {size} bytes, more than any such file has")
-        data = os.read(descriptor, size)
-        return data if len(data) == size else _read_rest(descriptor, data, size, path)
-    finally:
-        os.close(descriptor)
-
-
-def _only_nfs_shadows(path: str) -> bool:
-    """Whether all that is left are `.nfs…` names: removed files that somebody here still reads.
-
-    They go when they are closed; the empty directory goes with the next removal of leftovers.
-    """
-    names = os.listdir(path)
-    return bool(names) and all(name.startswith(".nfs") for name in names)
-
-
-def _regular_size(descriptor: int, path: str) -> int:
-    status = os.fstat(descriptor)
-    if S_ISDIR(status.st_mode):
-        raise NotFound(f"{path}: is a directory")
-    if not S_ISREG(status.st_mode):
-        raise BackendError(f"{path}: not a regular file")
-    return status.st_size
-
-
-def _read_rest(descriptor: int, data: bytes, size: int, path: str) -> bytes:
-    """Go on after a short read (2 GiB is the most one call gives).
-
-    Raises BackendError when the file shrank.
-    """
-    parts, have = [data], len(data)
-    while have < size:
-        part = os.read(descriptor, size - have)
-        if not part:
-            raise BackendError(f"{path}: ends at {have} of {size} bytes", retryable=True)
-        parts.append(part)
-        have += len(part)
-    return b"".join(parts)

@@ -6,10 +6,10 @@
 import os
 import pwd
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 
-from store.backends.base import storage_error
-from store.backends.local_locks import HeldLocks, lock_path
+from store.backends.base import Lock, storage_error
 from store.errors import AlreadyExists, InvalidName
 from store.progress import SILENT, Progress
 
@@ -18,13 +18,13 @@ UNFINISHED_CHUNKS = ".chunks.tmp_create"
 LOCK = ".lock"
 MODE = 0o750
 CHUNK_DIRECTORIES = 0x10000
-OURS = frozenset((UNFINISHED_CHUNKS, LOCK))
+OURS = frozenset((UNFINISHED_CHUNKS, LOCK, ".vaultway"))
 HARMLESS = frozenset(("lost+found",))
 PBS_USER = "backup"
 
 
-def create_layout(root: str, progress: Progress = SILENT) -> None:
-    """Make `root` a datastore, or finish what an interrupted call began.
+def create_layout(root: str, lock: Callable[[], Lock], progress: Progress = SILENT) -> None:
+    """Make `root` a datastore, or finish what an interrupted call began, holding `lock`.
 
     A disk takes seconds for its 65,536 directories: `progress` counts them.
     Raises AlreadyExists (it is one), InvalidName (it holds something else), Locked (another is
@@ -32,9 +32,9 @@ def create_layout(root: str, progress: Progress = SILENT) -> None:
     """
     try:
         os.makedirs(root, 0o755, exist_ok=True)
-        with HeldLocks([lock_path(root, exclusive=True, deadline=0)]):
+        with lock():
             _check_empty(root)
-            _lay_out(root, _pbs_user(), progress)
+            _lay_out(root, pbs_user(), progress)
     except OSError as error:
         raise storage_error(error, _whole(root, error.filename)) from error
 
@@ -99,7 +99,7 @@ def _make_chunk_directories(parent: int, owner: tuple[int, int] | None, progress
         os.chown(".", *owner, dir_fd=parent)
 
 
-def _pbs_user() -> tuple[int, int] | None:
+def pbs_user() -> tuple[int, int] | None:
     """Uid and gid of the user `backup`, if we may give files away and there is one."""
     if os.geteuid() != 0:
         return None

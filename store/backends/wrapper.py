@@ -104,6 +104,9 @@ class Wrapper:
     def lock_store(self, *, exclusive: bool = False) -> Lock:
         return self.inner.lock_store(exclusive=exclusive)
 
+    def is_alone(self) -> bool:
+        return self.inner.is_alone()
+
     def copies(self, name: str) -> Iterator[bytes]:
         return self.inner.copies(name)
 

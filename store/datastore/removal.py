@@ -27,11 +27,13 @@ def remove_leftovers(
 ) -> None:
     """Remove what dead writers left of a group's snapshots. The caller holds the group's lock.
 
-    Whatever has no manifest and is not locked by anybody is left over.
+    Whatever has no manifest and is not locked by anybody is left over, where all locks are seen.
     """
-    for snapshot, directory in found:
-        if directory.is_marked:
-            continue
+    unfinished = [snapshot for snapshot, directory in found if not directory.is_marked]
+    if unfinished and not backend.is_alone():
+        log.info("%s is kept: a writer on another host may be at it", unfinished[0])
+        return
+    for snapshot in unfinished:
         with (
             suppress(Locked, NotFound),
             locks.lock_snapshot(backend, namespace, snapshot, exclusive=True),

@@ -119,10 +119,10 @@ def _open_local(path: Path) -> Backend:
 
 def local_backend(path: Path) -> Backend:
     """The storage in a directory, there or not: the one place where such a backend is made."""
-    from store.backends.local import LocalBackend
+    from store.backends.local_nfs import open_directory
 
     known = find_datastore(str(path))
-    return LocalBackend(str(path), pbs_lock_directory=known.lock_directory if known else None)
+    return open_directory(str(path), pbs_lock_directory=known.lock_directory if known else None)
 
 
 def _settings(repository: str | RepositorySettings) -> RepositorySettings:

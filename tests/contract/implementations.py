@@ -15,7 +15,7 @@ from store.backends.mirror import Mirror
 from store.backends.retry import Retry
 from store.backends.s3.backend import S3Backend
 from tests.fakes.clock import FakeClock
-from tests.fakes.datastores import bare_backend
+from tests.fakes.datastores import bare_backend, nfs_backend
 from tests.fakes.faults import Fault, PlannedFaults, seeded_faults
 from tests.s3_server import S3Server
 
@@ -30,6 +30,10 @@ def _memory(_path: Path, _request: pytest.FixtureRequest) -> Backend:
 
 def _local(path: Path, _request: pytest.FixtureRequest) -> Backend:
     return bare_backend(path / "datastore")
+
+
+def _nfs(path: Path, _request: pytest.FixtureRequest) -> Backend:
+    return nfs_backend(path / "datastore")
 
 
 @cache

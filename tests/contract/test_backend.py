@@ -107,7 +107,8 @@ def test_touch_moves_atime_alone(backend: Backend) -> None:
     assert before is not None
     assert after is not None
     assert after.mtime_ns == before.mtime_ns
-    assert after.atime_ns >= now or backend.is_object_store
+    # A file server's clock ticks every 10 ms or less.
+    assert after.atime_ns >= now - 10_000_000 or backend.is_object_store
 
 
 def test_rename_replaces(backend: Backend) -> None:

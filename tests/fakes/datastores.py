@@ -5,6 +5,8 @@ from pathlib import Path
 
 from store.backends.base import Backend
 from store.backends.local import LocalBackend
+from store.backends.local_mount import NfsMount
+from store.backends.local_nfs import NfsBackend, open_directory
 from store.datastore.datastore import Datastore
 from store.format.blob import encode_blob, encode_blob_parts
 from store.format.crypt import chunk_digest
@@ -21,7 +23,13 @@ def bare_backend(path: Path) -> LocalBackend:
     """A datastore without the 65,536 directories, which take seconds; writers make them."""
     (path / ".chunks").mkdir(parents=True)
     (path / ".lock").touch()
-    return LocalBackend(str(path))
+    return open_directory(str(path))
+
+
+def nfs_backend(path: Path, *options: str) -> NfsBackend:
+    """The same as on an NFS mount with these options, whatever it is on."""
+    bare_backend(path).close()
+    return NfsBackend(str(path), NfsMount(frozenset(options)))
 
 
 def local_datastore(path: Path) -> Datastore:

@@ -4,7 +4,6 @@ import errno
 import os
 import pwd
 import re
-import shutil
 import stat
 import subprocess
 import sys
@@ -241,21 +240,35 @@ def test_a_stale_file_is_opened_again(tmp_path: Path, monkeypatch: pytest.Monkey
     assert caught.value.retryable
 
 
-def test_what_nfs_keeps_of_open_files_does_not_stop_a_removal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_nfs_keeps_of_open_files_is_not_seen(tmp_path: Path) -> None:
+    """Another host has removed files open: they stay as `.nfs…`, and theirs to remove."""
     backend = bare_backend(tmp_path / "store")
-    backend.mkdir("host/web01")
-    backend.write("host/web01/.nfs0001", (b"x",))
-
-    def not_empty(path: str) -> None:
-        raise OSError(errno.ENOTEMPTY, "Directory not empty", path)
-
-    monkeypatch.setattr(shutil, "rmtree", not_empty)
+    backend.mkdir("host/web01/1")
+    shadow = tmp_path / "store/host/web01/1/.nfs000000000000000c00000001"
+    shadow.touch()
+    backend.write("host/web01/1/index", (b"x",))
+    assert [entry.name for entry in backend.scan("host/web01/1")] == ["index"]
+    assert [found.name for found in backend.walk("host")] == ["web01/1/index"]
+    assert not backend.rmdir("host/web01/1")
+    backend.remove_tree("host/web01/1")
+    assert list(shadow.parent.iterdir()) == [shadow]
+    assert backend.rmdir("host/web01/1")
+    assert shadow.exists()
+    shadow.unlink()
     backend.remove_tree("host/web01")
-    backend.write("host/web01/foreign", (b"x",))
-    with pytest.raises(BackendError):
-        backend.remove_tree("host/web01")
+    assert backend.stat("host/web01") is None
+
+
+def test_a_tree_is_removed_with_its_symlinks_and_not_what_they_lead_to(tmp_path: Path) -> None:
+    backend = bare_backend(tmp_path / "store")
+    backend.mkdir("host/web01/sub")
+    backend.write("owner", (b"kept",))
+    for name in ("host/web01/dir", "host/web01/sub/dir"):
+        (tmp_path / "store" / name).symlink_to(tmp_path / "store")
+    (tmp_path / "store/host/web01/file").symlink_to(tmp_path / "store/owner")
+    backend.remove_tree("host/web01")
+    assert backend.scan("host") == []
+    assert backend.read("owner") == b"kept"
 
 
 def test_locks_of_pbs_are_taken_too(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Reading regular files, whole or in part: no fifo, no device, no symlink."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from stat import S_ISDIR, S_ISREG
+
+from store.backends.base import MAX_READ
+from store.errors import BackendError, FormatError, NotFound
+
+READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def read_file(path: str) -> bytes:
+    """A whole file. Raises OSError, NotFound (a directory), FormatError (absurd), BackendError."""
+    descriptor = os.open(path, READ_FLAGS)
+    try:
+        size = _regular_size(descriptor, path)
+        if size > MAX_READ:
+            raise FormatError(f"{path}: {size} bytes, more than any such file has")
+        data = os.read(descriptor, size)
+        return data if len(data) == size else read_rest(descriptor, data, size, path)
+    finally:
+        os.close(descriptor)
+
+
+def read_part(path: str, offset: int, size: int) -> bytes:
+    """At most `size` bytes from `offset`. Raises as `open_regular`."""
+    with open_regular(path) as (descriptor, _):
+        return os.pread(descriptor, size, offset)
+
+
+@contextmanager
+def open_regular(path: str) -> Iterator[tuple[int, int]]:
+    """Descriptor and size of a file. Raises OSError, NotFound (a directory), BackendError."""
+    descriptor = os.open(path, READ_FLAGS)
+    try:
+        yield descriptor, _regular_size(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def _regular_size(descriptor: int, path: str) -> int:
+    status = os.fstat(descriptor)
+    if S_ISDIR(status.st_mode):
+        raise NotFound(f"{path}: is a directory")
+    if not S_ISREG(status.st_mode):
+        raise BackendError(f"{path}: not a regular file")
+    return status.st_size
+
+
+def read_rest(descriptor: int, data: bytes, size: int, path: str) -> bytes:
+    """Go on after a short read (2 GiB is the most one call gives).
+
+    Raises OSError, BackendError when the file shrank.
+    """
+    parts, have = [data], len(data)
+    while have < size:
+        part = os.read(descriptor, size - have)
+        if not part:
+            raise BackendError(f"{path}: ends at {have} of {size} bytes", retryable=True)
+        parts.append(part)
+        have += len(part)
+    return b"".join(parts)
