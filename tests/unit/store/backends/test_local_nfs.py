@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 
-from store.backends import local_mount, local_nfs
+from store.backends import local_create, local_mount, local_nfs
 from store.backends.base import Backend
 from store.backends.local import LocalBackend
 from store.backends.local_mount import NFS_SUPER_MAGIC, NfsMount, file_system_type, find_nfs
 from store.backends.local_nfs import NfsBackend, open_directory
+from store.backends.lock_files import LockFiles
 from store.errors import (
     AlreadyExists,
     BackendError,
+    Locked,
     NotFound,
     OutOfSpace,
     PermissionDenied,
@@ -162,6 +164,24 @@ def test_pbs_on_this_host_meets_its_own_locks(tmp_path: Path) -> None:
             with pytest.raises(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             os.close(descriptor)
+
+
+def test_two_hosts_create_one_datastore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_create, "CHUNK_DIRECTORIES", 4)
+    path = tmp_path / "new"
+    path.mkdir()
+    with LockFiles(str(path), None).lock("create", exclusive=True, deadline=0):
+        with pytest.raises(Locked):
+            NfsBackend(str(path), NfsMount()).create()
+        assert {entry.name for entry in path.iterdir()} == {".vaultway"}
+    backend = NfsBackend(str(path), NfsMount())
+    backend.create()
+    assert {entry.name for entry in path.iterdir()} == {".vaultway", ".chunks", ".lock"}
+    assert list((path / ".vaultway/locks").iterdir()) == []
+    with pytest.raises(AlreadyExists):
+        backend.create()
+    backend.mkdir("host/web01")
+    backend.lock("host/web01", (), exclusive=True).release()
 
 
 def test_what_may_be_somebody_elses_is_not_left_over(backend: NfsBackend, tmp_path: Path) -> None:
