@@ -35,7 +35,7 @@ class Fault:
     kind: "answer" (`status` and `code`, nothing reaches the server), "reset" (the connection is
     reset before the server hears of it), "lost" (after the server did it), "half" (an answer that
     ends in its middle), "wrong" (a byte of the answer's body is another), "stall" (no answer until
-    the proxy ends).
+    the client goes away). An answer without a body is lost where it can't be halved or spoilt.
     """
 
     kind: str
@@ -44,10 +44,9 @@ class Fault:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-SLOW_DOWN = Fault("answer", 503, "SlowDown", (("Retry-After", "1"),))
 FAULTS = {
     "500": Fault("answer", 500, "InternalError"),
-    "503": SLOW_DOWN,
+    "503": Fault("answer", 503, "SlowDown", (("Retry-After", "0"),)),
     "403": Fault("answer", 403, "AccessDenied"),
     "expired": Fault("answer", 400, "ExpiredToken"),
     "skew": Fault("answer", 403, "RequestTimeTooSkewed"),
@@ -74,18 +73,23 @@ class Proxy:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._ended = threading.Event()
         self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, name="proxy", daemon=True).start()
+        self.come_up()
 
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def close(self) -> None:
-        self._ended.set()
+    def come_up(self) -> None:
+        """Listen, after `go_down` at the port of before."""
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=128)
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(
+            target=self._accept, args=(self._listener,), name="proxy", daemon=True
+        ).start()
+
+    def go_down(self) -> None:
+        """As a server that dies: connections break, new ones are refused."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -94,10 +98,10 @@ class Proxy:
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         with suppress(OSError):
             while True:
-                client, _ = self._listener.accept()
+                client, _ = listener.accept()
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
@@ -136,6 +140,8 @@ class Proxy:
         server.sendall(head + rest)
         _pass_on(client, server, _content_length(head) - len(rest))
         head, rest = _plain_length(server, *_read_head(server))
+        if not head:  # the server had closed an idle connection
+            return _reset(client)
         size = 0 if request.method == "HEAD" or b" 204 " in head[:16] else _content_length(head)
         if fault is None:
             client.sendall(head + rest)
@@ -154,7 +160,8 @@ class Proxy:
         if fault.kind == "reset":
             return _reset(client)
         if fault.kind == "stall":
-            self._ended.wait()
+            while client.recv(BLOCK):
+                pass
             return False
         _drop(client, _content_length(head) - len(rest))
         body = ERROR.format(code=fault.code).encode()
@@ -174,8 +181,8 @@ class Proxy:
         size: int,
     ) -> bool:
         body = bytearray(rest)
-        while len(body) < size:
-            body += server.recv(BLOCK)
+        while len(body) < size and (part := server.recv(BLOCK)):
+            body += part
         if fault.kind == "lost" or not body:
             return _reset(client)
         if fault.kind == "half":
@@ -261,4 +268,4 @@ def proxy_before(host: str, port: int, **options: object) -> Iterator[Proxy]:
     try:
         yield proxy
     finally:
-        proxy.close()
+        proxy.go_down()

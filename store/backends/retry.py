@@ -1,6 +1,7 @@
 """Calls in which the storage failed are made again, for a while (notes/0012-retries.md)."""
 
 import logging
+import math
 import random
 import threading
 import time
@@ -20,7 +21,7 @@ from store.backends.base import (
 )
 from store.backends.pausing import Clock, Pausing, Wait
 from store.backends.wrapper import WrappedFile
-from store.errors import AlreadyExists, BackendError, NotFound, OutOfSpace
+from store.errors import AlreadyExists, BackendError, NotFound, OutOfSpace, StoreError
 from store.format.buffer import Buffer
 from store.progress import SILENT, Progress
 
@@ -29,6 +30,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOG_EVERY_S = 1.0
+WARN_AFTER_S, WARN_EVERY_S = 5.0, 60.0
 MAX_DOUBLINGS = 32  # more than any longest pause needs, less than a float holds
 
 
@@ -50,7 +52,8 @@ class Retry(Pausing):
     Pauses double from `first_pause_s` to `longest_pause_s`; each is drawn from 0 to that, and
     begins when the time the storage asked for (`retry_after_s`) is over. When the next attempt
     would begin more than `retry_for_s` after the call, it ends with the last error, which then
-    says how often and how long it was tried. OutOfSpace is never retried.
+    says how often and how long it was tried. A storage that has never answered gets `open_for_s`;
+    one that was given up gets one attempt a call, until it answers. OutOfSpace is never retried.
 
     A failed attempt may have been done all the same, its answer lost. So from the second attempt
     on these are successes: an exclusive write that finds our own bytes, a delete that finds
@@ -66,18 +69,25 @@ class Retry(Pausing):
         inner: Backend,
         *,
         retry_for_s: float = 300.0,
+        open_for_s: float | None = None,
         first_pause_s: float = 0.2,
         longest_pause_s: float = 30.0,
         clock: Clock = time.monotonic,
         wait: Wait = threading.Event.wait,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """`clock`, `wait` and `draw` are for tests; `draw` gives a number between its two."""
+        """`clock`, `wait` and `draw` are for tests; `draw` gives a number between its two.
+
+        `open_for_s`: None is as long as ever.
+        """
         super().__init__(inner, clock, wait)
         self._retry_for_s = retry_for_s
+        self._open_for_s = retry_for_s if open_for_s is None else open_for_s
         self._first_pause_s, self._longest_pause_s = first_pause_s, longest_pause_s
         self._draw = draw
-        self._silent_until = -LOG_EVERY_S
+        self._answered = -math.inf  # threads share these without a lock: one value each
+        self._is_given_up = False
+        self._silent_until = self._warned_until = -math.inf
 
     # How
 
@@ -90,9 +100,25 @@ class Retry(Pausing):
         attempts = self._begin()
         while True:
             try:
-                return call(attempts.failed > 0)
+                result = call(attempts.failed > 0)
             except BackendError as error:
                 self._pause(attempts, error)
+            except StoreError:
+                self._note_answer()
+                raise
+            else:
+                self._note_answer()
+                return result
+
+    def _note_answer(self) -> None:
+        self._answered = self._clock()
+        self._is_given_up = False
+
+    @property
+    def _patience_s(self) -> float:
+        if self._is_given_up:
+            return 0.0
+        return self._open_for_s if math.isinf(self._answered) else self._retry_for_s
 
     def _begin(self) -> _Attempts:
         return _Attempts(self._clock(), self._ending)
@@ -104,14 +130,17 @@ class Retry(Pausing):
             raise error
         pause_s = self._pause_s(attempts.failed, error)
         tried_s = self._clock() - attempts.began
-        if tried_s + pause_s > self._retry_for_s:
+        patience_s = self._patience_s
+        if tried_s + pause_s > patience_s:
+            # What answers others meanwhile is there: the object is the trouble.
+            self._is_given_up = self._answered <= attempts.began
             times = "once" if attempts.failed == 1 else f"{attempts.failed} times"
             raise BackendError(
                 f"{error} (tried {times} in {tried_s:.0f} s)",
                 retryable=True,
                 retry_after_s=error.retry_after_s,
             ) from error
-        self._tell(error, pause_s)
+        self._tell(error, pause_s, tried_s, patience_s)
         if self._wait(attempts.ending, pause_s):
             raise error
 
@@ -120,9 +149,13 @@ class Retry(Pausing):
         doubled = self._first_pause_s * 2.0 ** min(failed - 1, MAX_DOUBLINGS)
         return (error.retry_after_s or 0.0) + self._draw(0.0, min(doubled, self._longest_pause_s))
 
-    def _tell(self, error: BackendError, pause_s: float) -> None:
+    def _tell(self, error: BackendError, pause_s: float, tried_s: float, patience_s: float) -> None:
+        """A line now and then; a WARNING when it takes so long that somebody will wonder."""
         now = self._clock()
-        if now >= self._silent_until:  # two threads at once: a line more
+        if tried_s + pause_s >= WARN_AFTER_S and now >= self._warned_until:
+            self._warned_until = now + WARN_EVERY_S
+            log.warning("%s; trying again for %.0f s", error, patience_s - tried_s)
+        elif now >= self._silent_until:  # two threads at once: a line more
             self._silent_until = now + LOG_EVERY_S
             log.info("%s; trying again in %.1f s", error, pause_s)
 
@@ -201,6 +234,7 @@ class Retry(Pausing):
                 for found in self.inner.walk(name, after):
                     yield found
                     after, attempts = found.name, self._begin()
+                    self._note_answer()
             except BackendError as error:
                 self._pause(attempts, error)
             else:

@@ -15,6 +15,7 @@ from store.errors import InvalidName
 DEFAULT_MEMORY = 256 << 20
 DEFAULT_CACHE_BYTES = 10 << 30
 DEFAULT_RETRY_FOR_S = 300.0  # in a bucket; a directory answers or does not
+DEFAULT_OPEN_FOR_S = 30.0  # until it has answered once: the endpoint may be a wrong one
 
 
 class Option(NamedTuple):
@@ -95,7 +96,7 @@ OPTIONS = (
         "retry-for",
         "retry_for_s",
         kinds.DURATION,
-        "repeat what fails, so long (default: 5m on S3)",
+        "repeat what fails, so long (default: 5m on S3, 30s to open it)",
     ),
     Option("rate-in", "read_bytes_s", kinds.SIZE, "read at most so much a second"),
     Option("rate-out", "write_bytes_s", kinds.SIZE, "write at most so much a second"),

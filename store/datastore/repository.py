@@ -6,7 +6,11 @@ from pathlib import Path
 from store.backends.base import Backend, storage_error
 from store.datastore.credentials import with_secrets
 from store.datastore.datastore import Datastore
-from store.datastore.options import DEFAULT_CACHE_BYTES, DEFAULT_RETRY_FOR_S
+from store.datastore.options import (
+    DEFAULT_CACHE_BYTES,
+    DEFAULT_OPEN_FOR_S,
+    DEFAULT_RETRY_FOR_S,
+)
 from store.datastore.pbs_host import find_datastore
 from store.datastore.repository_url import parse_url
 from store.datastore.settings import RepositorySettings
@@ -98,13 +102,14 @@ def _wrap(backend: Backend, settings: RepositorySettings) -> Backend:
             burst_bytes=settings.burst_bytes or None,
             requests_s=settings.requests_s or None,
         )
-    retry_for_s = settings.retry_for_s
+    retry_for_s, open_for_s = settings.retry_for_s, settings.retry_for_s
     if retry_for_s is None:  # not asked for: where every call may fail
         retry_for_s = DEFAULT_RETRY_FOR_S if backend.is_object_store else 0.0
+        open_for_s = DEFAULT_OPEN_FOR_S
     if retry_for_s:
         from store.backends.retry import Retry
 
-        backend = Retry(backend, retry_for_s=retry_for_s)
+        backend = Retry(backend, retry_for_s=retry_for_s, open_for_s=open_for_s)
     return backend
 
 

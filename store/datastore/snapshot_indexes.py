@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from store.backends.base import Backend
 from store.datastore import manifests
-from store.errors import FormatError, NotFound
+from store.errors import FormatError, IntegrityError, NotFound
 from store.format.dynamic_index import DynamicIndex
 from store.format.fixed_index import FixedIndex
 from store.format.manifest import Manifest
@@ -34,7 +34,7 @@ class SnapshotIndexes:
         self._lock = threading.Lock()
 
     def open(self, filename: str) -> FixedIndex | DynamicIndex:
-        """One index. Raises NotFound, FormatError, BackendError."""
+        """One index. Raises NotFound, FormatError, IntegrityError, BackendError."""
         if filename.endswith(".fidx"):
             return self._read(filename, FixedIndex)
         with self._lock:
@@ -49,7 +49,7 @@ class SnapshotIndexes:
             if info.filename.endswith(INDEXES):
                 try:
                     yield from self.open(info.filename).digests()
-                except (FormatError, NotFound) as error:
+                except (FormatError, IntegrityError, NotFound) as error:
                     log.debug("%s", error)
 
     def _read(self, filename: str, kind: type[AnyIndex]) -> AnyIndex:

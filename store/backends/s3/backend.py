@@ -50,17 +50,26 @@ class S3Backend(OneCopy):
         self.client = S3Client(config)
         self._keys = Keys(config.datastore)
         self._leases = Leases(self.client, f"{self._keys.root}{OURS}/locks/", self.location)
-        self._is_datastore = False
+        self._is_datastore = self._is_creating = False
 
     def __repr__(self) -> str:
         return f"S3Backend({self.location!r})"
 
     def create(self, progress: Progress = SILENT) -> None:
-        """Make the datastore in a bucket that exists: its marker, and PBS's test chunk."""
+        """Make the datastore in a bucket that exists: its marker, and PBS's test chunk.
+
+        A call that failed may be repeated: what it made is known again.
+        """
         self.client.head_bucket()
-        if self._any(self._keys.root):
+        if not self._is_creating and self._any(self._keys.root):
             raise AlreadyExists(f"{self.location}: there are objects already")
-        self._put(self._keys.in_use, (make_marker(),), exclusive=True)
+        in_doubt, self._is_creating = self._is_creating, True
+        marker = make_marker()
+        try:
+            self._put(self._keys.in_use, (marker,), exclusive=True)
+        except AlreadyExists:
+            if not in_doubt or self.client.get(self._keys.in_use) != marker:
+                raise
         digest = hashlib.sha256(TEST_CHUNK).hexdigest()
         self.write(f"{CHUNKS}/{digest[:4]}/{digest}", encode_blob_parts(TEST_CHUNK))
         self._is_datastore = True

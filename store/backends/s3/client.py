@@ -22,7 +22,7 @@ from store.backends.s3.signing import (
     quote_path,
     signed_headers,
 )
-from store.errors import BackendError, NotFound
+from store.errors import BackendError, IntegrityError, NotFound
 from store.format.buffer import Buffer
 
 __all__ = ["Counters", "Head", "Listed", "Page", "S3Client"]
@@ -71,21 +71,30 @@ class S3Client:
         return self._pool.counters
 
     def get(self, key: str) -> bytes:
-        """The whole object, checked. Raises NotFound, FormatError (over MAX_READ)."""
+        """The whole object, checked.
+
+        Raises NotFound, FormatError (over MAX_READ), IntegrityError (damaged in the storage).
+        """
         return bytes(self._get(self._request("GET", key)))
 
     def get_mapped(self, key: str) -> Buffer:
-        """The whole object, checked; a large one in an unlinked file. Raises NotFound."""
+        """The same; a large one in an unlinked file."""
         return self._get(replace(self._request("GET", key), to_file=True))
 
     def _get(self, request: Request) -> Buffer:
-        answer = self._ask(request)
-        expected = _body_md5(answer)
-        if expected and hashlib.md5(answer.body, usedforsecurity=False).hexdigest() != expected:
-            raise BackendError(
-                f"{request.what}: what came is not what its ETag says", retryable=True
-            )
-        return answer.body
+        """The body, asked for once more if it is not what its ETag says.
+
+        What comes the same again was not damaged on the way: the storage has it so.
+        """
+        first = self._ask(request)
+        if _is_sound(first):
+            return first.body
+        again = self._ask(request)
+        if _is_sound(again):
+            return again.body
+        if memoryview(first.body) == memoryview(again.body):
+            raise IntegrityError(f"{request.what}: damaged in the storage: not what its ETag says")
+        raise BackendError(f"{request.what}: what came is not what its ETag says", retryable=True)
 
     def get_range(self, key: str, offset: int, size: int) -> bytes:
         """At most `size` bytes from `offset`, fewer at the end of the object. Raises NotFound."""
@@ -282,6 +291,12 @@ def _is_expired(request: Request, answer: Answer) -> bool:
     if request.method == "HEAD":
         return answer.status == 400
     return read_refusal(bytes(answer.body)).code in EXPIRED
+
+
+def _is_sound(answer: Answer) -> bool:
+    """Whether a body is what its ETag says, or that says nothing."""
+    expected = _body_md5(answer)
+    return not expected or hashlib.md5(answer.body, usedforsecurity=False).hexdigest() == expected
 
 
 def _body_md5(answer: Answer) -> str:

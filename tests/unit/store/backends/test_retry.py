@@ -13,6 +13,8 @@ from store.errors import AlreadyExists, BackendError, NotFound, OutOfSpace, Stor
 from tests.fakes.clock import FakeClock
 from tests.fakes.faults import RETRY_AFTER_S, Fault, Plan, PlannedFaults
 
+pytestmark = pytest.mark.expect_warnings  # of what takes long
+
 DONE_AND_LOST = [Fault.LOST_ANSWER]
 NOT_DONE = [Fault.GLITCH]
 
@@ -344,3 +346,47 @@ def test_the_log_has_a_line_a_second_at_most(caplog: pytest.LogCaptureFixture) -
     assert made.clock.now == pytest.approx(3.6)
     assert [record.levelname for record in caplog.records] == ["INFO"] * 4
     assert caplog.messages[0] == "memory: stat fails (0); trying again in 0.2 s"
+
+
+def test_what_takes_long_is_warned_of_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    made = Setup(plan=always(Fault.GLITCH), retry_for_s=100.0, longest_pause_s=2.0)
+    with pytest.raises(BackendError):
+        made.retry.stat("a")
+    assert caplog.messages == [
+        "memory: stat fails (4); trying again for 97 s",
+        "memory: stat fails (34); trying again for 37 s",
+    ]
+
+
+# A storage that is away
+
+
+def test_one_that_never_answered_is_tried_for_a_shorter_time() -> None:
+    made = Setup(plan=always(Fault.GLITCH), open_for_s=10.0)
+    with pytest.raises(BackendError, match="tried 6 times in 6 s"):
+        made.retry.stat("a")
+    made = Setup(None, *[Fault.GLITCH] * 8, open_for_s=10.0)
+    with pytest.raises(NotFound):  # an answer, too
+        made.retry.delete("a")
+    assert made.retry.stat("a") is None
+    assert made.clock.now > 10
+
+
+def test_one_that_was_given_up_is_asked_once_a_call_until_it_answers() -> None:
+    """Or those who clean up after the error would take five minutes for each step."""
+    made = Setup(*[Fault.GLITCH] * 8, None, Fault.GLITCH, retry_for_s=10.0)
+    for tried in ("tried 6 times in 6 s", "tried once in 0 s", "tried once in 0 s"):
+        with pytest.raises(BackendError, match=tried):
+            made.retry.stat("a")
+    assert made.retry.stat("a") is None
+    assert made.retry.stat("a") is None
+    assert made.faulty.calls == 11
+
+
+def test_one_object_that_stays_away_is_not_the_storage() -> None:
+    made = Setup(plan=lambda _, name: Fault.GLITCH if name == "stat" else None, retry_for_s=10.0)
+    made.memory.write("b", (b"1",))
+    made.clock.during = lambda: made.retry.read("b")
+    for _ in range(2):
+        with pytest.raises(BackendError, match="tried 6 times"):
+            made.retry.stat("a")

@@ -45,6 +45,30 @@ def test_no_datastore_and_then_one(config: S3Config) -> None:
     backend.close()
 
 
+@pytest.mark.parametrize("step", ["put", "write"])
+def test_a_creation_whose_answer_was_lost_is_repeated(
+    config: S3Config, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it finds of its own is no other datastore."""
+    backend = S3Backend(config)
+    place = backend.client if step == "put" else backend
+    call = getattr(place, step)
+
+    def lose(*arguments: object, **options: object) -> None:
+        monkeypatch.undo()
+        call(*arguments, **options)
+        raise BackendError("lost", retryable=True)
+
+    monkeypatch.setattr(place, step, lose)
+    with pytest.raises(BackendError, match="lost"):
+        backend.create()
+    backend.create()
+    assert len(list(backend.walk(".chunks"))) == 1
+    with pytest.raises(AlreadyExists):
+        create_s3(config)
+    backend.close()
+
+
 def test_a_datastore_without_a_marker(s3_server: S3Server, config: S3Config) -> None:
     """A PBS takes its marker with it when the datastore is removed and its data are kept."""
     put(s3_server, config, "store/.cnt/vm/100/owner")

@@ -25,6 +25,7 @@ from store.errors import (
     AlreadyExists,
     BackendError,
     FormatError,
+    IntegrityError,
     InvalidName,
     NotFound,
     PermissionDenied,
@@ -45,6 +46,10 @@ def etag(body: bytes) -> str:
 
 def good(body: bytes = BODY) -> Step:
     return answer(200, body, ETag=etag(body))
+
+
+def spoilt(body: bytes) -> Step:
+    return answer(200, body, ETag=etag(BODY))
 
 
 def config(server: ScriptedServer, **options: object) -> S3Config:
@@ -77,13 +82,22 @@ def failing(*, retryable: bool) -> Iterator[None]:
 
 
 def test_what_comes_is_compared_with_its_etag() -> None:
-    with serving(good(), answer(200, BODY, ETag=etag(b"other"))) as (client, server):
+    with serving(good(), spoilt(b"a"), good(), spoilt(b"a"), spoilt(b"b")) as (client, server):
+        assert client.get(KEY) == BODY
         assert client.get(KEY) == BODY
         with failing(retryable=True):
             client.get(KEY)
     assert server.requests[0].line == "GET /bucket/store/.chunks/0123/01 HTTP/1.1"
-    assert client.counters.requests == {"GET": 2}
-    assert client.counters.bytes_received == 2 * len(BODY)
+    assert client.counters.requests == {"GET": 5}
+
+
+def test_what_comes_spoilt_in_the_same_way_again_is_damage() -> None:
+    """Another attempt is of no use, and a mirror may repair it."""
+    large = os.urandom(3 << 20)
+    with serving(*[spoilt(b"a")] * 2, *[spoilt(large)] * 2) as (client, _):
+        for get in (client.get, client.get_mapped):
+            with pytest.raises(IntegrityError, match=f"s3://bucket/{KEY}: damaged in the storage"):
+                get(KEY)
 
 
 @pytest.mark.parametrize(
@@ -129,13 +143,12 @@ def test_an_object_that_is_too_large_is_not_read() -> None:
 
 def test_a_large_object_is_mapped() -> None:
     body = os.urandom(3 << 20)
-    with serving(good(body), good(), answer(200, body, ETag=etag(BODY))) as (client, server):
+    with serving(good(body), good(), spoilt(body), good(body)) as (client, server):
         found = client.get_mapped(KEY)
         assert isinstance(found, mmap)
         assert bytes(found) == body
         assert client.get_mapped(KEY) == BODY
-        with failing(retryable=True):
-            client.get_mapped(KEY)
+        assert bytes(client.get_mapped(KEY)) == body
     assert {request.connection for request in server.requests} == {1}
 
 
