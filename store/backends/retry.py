@@ -154,7 +154,7 @@ class Retry(Pausing):
         now = self._clock()
         if tried_s + pause_s >= WARN_AFTER_S and now >= self._warned_until:
             self._warned_until = now + WARN_EVERY_S
-            log.warning("%s; trying again for %.0f s", error, patience_s - tried_s)
+            log.warning("%s; trying for %.0f s more", error, patience_s - tried_s)
         elif now >= self._silent_until:  # two threads at once: a line more
             self._silent_until = now + LOG_EVERY_S
             log.info("%s; trying again in %.1f s", error, pause_s)

@@ -63,11 +63,15 @@ def open_backend(settings: RepositorySettings) -> Backend:
     """`Cache(Mirror(site, sites))`, without what was not asked for. Raises as `open_datastore`."""
     settings = with_secrets(settings)
     with ExitStack() as opened:
-        backend = _open_site(settings, opened)
+        sites = [
+            _open_site(site, opened, may_be_away=bool(settings.mirrors))
+            for site in (settings, *settings.mirrors)
+        ]
+        backend = sites[0]
         if settings.mirrors:
             from store.backends.mirror import Mirror
 
-            backend = Mirror(backend, [_open_site(mirror, opened) for mirror in settings.mirrors])
+            backend = Mirror(backend, sites[1:])
         if settings.cache_directory is not None:
             from store.backends.cache import Cache
 
@@ -78,14 +82,16 @@ def open_backend(settings: RepositorySettings) -> Backend:
         return backend
 
 
-def _open_site(settings: RepositorySettings, opened: ExitStack) -> Backend:
-    """One storage, wrapped."""
+def _open_site(settings: RepositorySettings, opened: ExitStack, *, may_be_away: bool) -> Backend:
+    """One storage, wrapped. `may_be_away`: there is another one to read."""
     if settings.directory is not None:
         backend = _wrap(_open_local(settings.directory), settings)
     else:
         from store.backends.s3.backend import open_s3
 
-        backend = open_s3(settings.s3_config(), lambda backend: _wrap(backend, settings))
+        backend = open_s3(
+            settings.s3_config(), lambda one: _wrap(one, settings), may_be_away=may_be_away
+        )
     opened.callback(backend.close)
     return backend
 

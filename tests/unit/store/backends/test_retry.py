@@ -353,8 +353,8 @@ def test_what_takes_long_is_warned_of_once_a_minute(caplog: pytest.LogCaptureFix
     with pytest.raises(BackendError):
         made.retry.stat("a")
     assert caplog.messages == [
-        "memory: stat fails (4); trying again for 97 s",
-        "memory: stat fails (34); trying again for 37 s",
+        "memory: stat fails (4); trying for 97 s more",
+        "memory: stat fails (34); trying for 37 s more",
     ]
 
 

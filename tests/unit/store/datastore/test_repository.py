@@ -81,7 +81,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> list[FakeS3]:
     stand_in(
         monkeypatch,
         "s3.backend",
-        open_s3=lambda config, wrap: wrap(FakeS3(config)),
+        open_s3=lambda config, wrap, may_be_away: wrap(FakeS3(config)),
         create_s3=lambda config, wrap: created.append(config),
     )
     for name in ("Retry", "Limit", "Cache"):
