@@ -89,7 +89,7 @@ def started(
 
 @contextmanager
 def mounted(
-    repository: Path, mountpoint: Path, *options: object, env: Mapping[str, str] | None = None
+    repository: Path | str, mountpoint: Path, *options: object, env: Mapping[str, str] | None = None
 ) -> Iterator[Path]:
     """Mount `repository`; yields the mount point, and takes the mount away whatever the test
     did."""

@@ -28,6 +28,8 @@ from store.operations.backup import (
     run_backup,
 )
 from store.operations.restore import restore_archive
+from tests.golden_snapshots import KEY_PASSWORD
+from tests.program import mounted
 from tests.s3_server import S3Server
 from tests.trees import differences, expected_tree, list_tree
 
@@ -97,6 +99,26 @@ def test_it_opens_and_lists(golden_bucket: Datastore) -> None:
     split = golden_bucket.resolve_snapshot(ROOT, "host/split")
     assert golden_bucket.is_protected(ROOT, split)
     assert len(list(golden_bucket.chunks.iterate())) > 20
+
+
+@pytest.mark.needs("fuse", "root")
+def test_it_mounts(
+    golden_config: S3Config, s3_server: S3Server, golden: Path, tmp_path: Path
+) -> None:
+    """By the program, with the key of the encrypted snapshot."""
+    where = {"VAULTWAY_ENDPOINT": s3_server.endpoint, "VAULTWAY_PATH_STYLE": "true"}
+    key = ["--keyfile", golden / "keys/scrypt.json"]
+    url = f"s3://{golden_config.bucket}/golds3"
+    environment = s3_server.environment | where | KEY_PASSWORD
+    with mounted(url, tmp_path / "mount", *key, env=environment) as mount:
+        split = mount / "host/split/latest/root.pxar"
+        assert not differences(list_tree(split), expected_tree(3))
+        many = mount / "host/encrypted/latest/many.pxar"
+        assert not differences(list_tree(many), expected_tree(3, "many"))
+        disk = mount / "ns/prod/ns/customer-x/vm/100/latest/drive-scsi0.img"
+        with disk.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        assert found == (golden / "expected/disk.2.sha256").read_text().strip()
 
 
 def test_opening_costs_one_request(golden_config: S3Config) -> None:
