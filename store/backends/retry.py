@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
+from store.backends import patience
 from store.backends.base import (
     Backend,
     Listed,
@@ -50,7 +51,8 @@ class Retry(Pausing):
     Pauses double from `first_pause_s` to `longest_pause_s`; each is drawn from 0 to that, and
     begins when the time the storage asked for (`retry_after_s`) is over. When the next attempt
     would begin more than `retry_for_s` after the call, it ends with the last error, which then
-    says how often and how long it was tried. OutOfSpace is never retried.
+    says how often and how long it was tried. OutOfSpace is never retried. What the call is part of
+    may have less patience (store.backends.patience).
 
     A failed attempt may have been done all the same, its answer lost. So from the second attempt
     on these are successes: an exclusive write that finds our own bytes, a delete that finds
@@ -95,11 +97,13 @@ class Retry(Pausing):
                 self._pause(attempts, error)
 
     def _begin(self) -> _Attempts:
+        patience.current().begin()
         return _Attempts(self._clock(), self._ending)
 
     def _pause(self, attempts: _Attempts, error: BackendError) -> None:
         """Return when it is time for another attempt. Raises when there is to be none."""
         attempts.failed += 1
+        patience.current().failed(error)
         if not error.retryable or isinstance(error, OutOfSpace) or attempts.ending.is_set():
             raise error
         pause_s = self._pause_s(attempts.failed, error)
@@ -114,6 +118,7 @@ class Retry(Pausing):
         self._tell(error, pause_s)
         if self._wait(attempts.ending, pause_s):
             raise error
+        patience.current().begin()
 
     def _pause_s(self, failed: int, error: BackendError) -> float:
         """Drawn anew each time, so that those who failed together do not come back together."""

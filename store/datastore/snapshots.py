@@ -204,6 +204,7 @@ class SnapshotWriter:
         Raises:
             IntegrityError: the manifest is for another snapshot, or names files that are not there
                 or not closed.
+            Locked: a lock was lost, where they are leases. The snapshot is not there.
             StoreError: the storage failed; the snapshot is not there, and leaving the `with`
                 removes its files.
         """
@@ -211,13 +212,12 @@ class SnapshotWriter:
         self._statistics.add_blob(len(encode_blob(manifest.encode())))
         complete = manifest.with_unprotected(chunk_upload_stats={**self._statistics.as_json()})
         self._sync()
-        self._begun.check_locks()
-        manifests.write_manifest(
+        manifests.publish_manifest(
             self._backend,
             self.namespace,
             self.snapshot,
             complete,
-            exclusive=self._backend.is_object_store,  # a lease may be lost just now
+            self._begun.check_locks,
             durable=self._durable,
         )
         self._sync()
