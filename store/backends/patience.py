@@ -21,7 +21,7 @@ class Patience:
         """Raise what keeps the next attempt from being made; asked before each, the first too."""
 
     def failed(self, error: BackendError) -> None:
-        """Told of each failure. Raises `error` when there shall be no further attempt."""
+        """Told of each failure."""
 
 
 class _WhileHeld(Patience):
@@ -41,8 +41,7 @@ class _UntilFailure(Patience):
             raise self._error
 
     def failed(self, error: BackendError) -> None:
-        self._error = error
-        raise error
+        self._error = self._error or error
 
 
 _current: ContextVar[Patience] = ContextVar("patience", default=Patience())  # noqa: B039 - no state
@@ -51,6 +50,17 @@ _current: ContextVar[Patience] = ContextVar("patience", default=Patience())  # n
 def current() -> Patience:
     """What holds for this thread's calls."""
     return _current.get()
+
+
+@contextmanager
+def attempt() -> Iterator[None]:
+    """One attempt at something; `current` is asked before and told of a failure."""
+    current().begin()
+    try:
+        yield
+    except BackendError as error:
+        current().failed(error)
+        raise
 
 
 @contextmanager

@@ -106,6 +106,7 @@ class Retry(Pausing):
         patience.current().failed(error)
         if not error.retryable or isinstance(error, OutOfSpace) or attempts.ending.is_set():
             raise error
+        patience.current().begin()
         pause_s = self._pause_s(attempts.failed, error)
         tried_s = self._clock() - attempts.began
         if tried_s + pause_s > self._retry_for_s:

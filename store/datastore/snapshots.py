@@ -116,8 +116,8 @@ class SnapshotWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self.close(error)
 
     @property
     def files(self) -> list[str]:
@@ -247,9 +247,11 @@ class SnapshotWriter:
         if self._sync_level is SyncLevel.FILESYSTEM:
             self._backend.sync()
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None = None) -> None:
         """Release the locks; unless the snapshot is finished it is removed first.
 
+        Because of an interrupt, or an `error` of the storage that was retried, that takes some
+        seconds at most: what can't be removed in those is left to the group's next writer.
         A second call does nothing.
         """
         try:
@@ -257,7 +259,7 @@ class SnapshotWriter:
                 if index is not None:
                     index.discard()
         finally:
-            self._begun.held.close()
+            self._begun.close(error)
 
 
 def _temporary(path: str) -> str:
@@ -289,6 +291,6 @@ def begin_snapshot(
         return SnapshotWriter(
             backend, chunks, begun, namespace, snapshot, previous, sync_level, memory
         )
-    except BaseException:
-        begun.held.close()
+    except BaseException as error:
+        begun.close(error)
         raise

@@ -148,7 +148,9 @@ class Lease:
 
     def confirm(self) -> None:
         self.check()
-        if self.pick_own(self.claims()) is None:
+        with patience.attempt():
+            own = self.pick_own(self.claims())
+        if own is None:
             raise Locked(f"lost the lock of {self.path}: another has removed its claim")
         self.check()
 
@@ -210,13 +212,13 @@ class Lease:
     def _delete(self) -> None:
         pauses = iter(RELEASE_PAUSES_S)
         while self.is_stored:
-            patience.current().begin()
             try:
-                self._store.client.delete(self.key)
+                with patience.attempt():
+                    self._store.client.delete(self.key)
                 self.is_stored = False
             except BackendError as error:
-                patience.current().failed(error)
                 pause = next(pauses, None)
                 if pause is None or not error.retryable:
                     raise
+                patience.current().begin()
                 self._store.sleep(pause)

@@ -8,7 +8,7 @@ import pytest
 from store.backends.retry import Retry
 from store.datastore.datastore import Datastore
 from store.datastore.snapshots import SnapshotWriter
-from store.errors import BackendError, Locked
+from store.errors import BackendError, InvalidName, Locked, NotFound
 from store.format.blob import encode_blob
 from store.format.manifest import CryptMode, FileInfo, Manifest
 from store.names import MANIFEST_BLOB_NAME, Snapshot
@@ -159,3 +159,82 @@ def test_a_change_that_came_too_late(bucket: Bucket, others: Datastore, removed:
             ROOT, snapshot(1), lambda manifest: manifest.with_unprotected(notes="late")
         )
     assert days(others) == ([2] if removed else [1, 2])
+
+
+# Undoing
+
+
+@pytest.mark.expect_warnings
+@pytest.mark.parametrize("stood_still", [True, False], ids=["paused-vm", "asleep"])
+def test_who_lost_the_group_takes_nothing_of_it_away(
+    bucket: Bucket, others: Datastore, stood_still: bool
+) -> None:
+    """Not even the owner it wrote: the group's next writer has found that, and goes on with it."""
+    ours, _ = begin(open_on(Host(bucket, Clock() if stood_still else None)), snapshot(1))
+    bucket.clock.advance(LOST_S)
+    theirs, manifest = begin(others, snapshot(2))
+    ours.close()
+    with theirs:
+        theirs.finish(manifest)
+    assert others.owner(ROOT, GROUP) == "root@pam"
+    begin_and_finish(others, snapshot(3))
+    assert days(others) == [2, 3]
+
+
+def test_who_has_the_group_takes_back_all(bucket: Bucket, others: Datastore) -> None:
+    ours, _ = begin(open_on(Host(bucket)), snapshot(1))
+    ours.close()
+    assert others.backend.scan("host/web01") == []
+
+
+@pytest.mark.expect_warnings
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt(), BackendError("unreachable (tried 9 times in 300 s)", retryable=True)],
+    ids=["interrupt", "retried"],
+)
+def test_undoing_while_the_network_is_gone_costs_one_request(
+    bucket: Bucket, others: Datastore, error: BaseException
+) -> None:
+    """What is left are a snapshot without a manifest and three claims: the next writer's work."""
+    host = Host(bucket)
+    writer, _ = begin(open_on(Retry(host, clock=bucket.clock, wait=_no_wait)), snapshot(1))
+    host.fake.before = down
+    host.fake.requests.clear()
+    with pytest.raises(type(error)), writer:
+        raise error
+    assert len(host.fake.requests) == 1
+    bucket.clock.advance(LOST_S)
+    begin_and_finish(others, snapshot(2))
+    assert [one.name for one in others.backend.walk("host/web01") if "1970-01-02" in one.name] == []
+
+
+def test_an_interrupt_while_the_network_is_there_leaves_nothing(
+    bucket: Bucket, others: Datastore
+) -> None:
+    with pytest.raises(KeyboardInterrupt), begin(open_on(Host(bucket)), snapshot(1))[0]:
+        raise KeyboardInterrupt
+    assert others.backend.scan("host") == []
+    assert [key for key in bucket.objects if "/locks/" in key] == []
+
+
+def _no_wait(_: threading.Event, seconds: float) -> bool:
+    raise AssertionError(f"waited {seconds} s")
+
+
+@pytest.mark.expect_warnings
+def test_a_manifest_that_is_listed_but_not_there(bucket: Bucket, others: Datastore) -> None:
+    """As a storage with a broken index may say, for ever: the backup goes on without it."""
+    begin_and_finish(others, snapshot(2))
+    host = Host(bucket)
+
+    def before(kind: str, key: str) -> None:
+        if kind == "get" and key.endswith(f"03T00:00:00Z/{MANIFEST_BLOB_NAME}"):
+            raise NotFound(key)
+
+    host.fake.before = before
+    with pytest.raises(InvalidName, match="older than"):
+        open_on(host).begin_snapshot(ROOT, snapshot(1))
+    with open_on(host).begin_snapshot(ROOT, snapshot(3)) as writer:
+        assert writer.previous is None
+    assert days(others) == [2]
