@@ -8,7 +8,7 @@ from typing import Self
 from store.backends.base import Backend
 from store.datastore import manifests, namespaces, owners
 from store.datastore.beginning import Beginning
-from store.datastore.chunk_store import ChunkStore, SyncLevel
+from store.datastore.chunk_store import ChunkStore, InsertResult, SyncLevel
 from store.datastore.digest_hints import Candidates
 from store.datastore.index_files import DynamicIndexFile, FixedIndexFile, fixed_index_size
 from store.datastore.known_chunks import KnownChunks
@@ -187,7 +187,18 @@ class SnapshotWriter:
 
     def insert_chunk(self, digest: Digest, header: Buffer, body: Buffer, plain_size: int) -> bool:
         """Store an encoded chunk; True if it is new. Thread-safe. Errors as ChunkStore.insert."""
-        new, stored_size = self._chunks.insert(digest, header, body, durable=self._durable)
+        result = self._chunks.insert(digest, header, body, durable=self._durable)
+        return self._note_chunk(digest, plain_size, result)
+
+    def replace_chunk(
+        self, digest: Digest, header: Buffer, body: Buffer, plain_size: int, bad: Buffer
+    ) -> None:
+        """Store an encoded chunk over a damaged one; see ChunkStore.replace. Thread-safe."""
+        result = self._chunks.replace(digest, header, body, bad, durable=self._durable)
+        self._note_chunk(digest, plain_size, result)
+
+    def _note_chunk(self, digest: Digest, plain_size: int, result: InsertResult) -> bool:
+        new, stored_size = result
         self._statistics.add_chunk(digest, plain_size, stored_size, new=new)
         if self._known is not None:
             self._known.stored(digest, new=new)
