@@ -83,7 +83,14 @@ class Lock(Protocol):
     def check(self) -> None:
         """Raise Locked if it was lost: where locks are leases, a process that sleeps loses them.
 
-        To be called before the last step that others will see.
+        To be called before the last step that others will see, and after it. Costs no request: it
+        knows the time by the own clock, and by the storage's at its last answer to this thread.
+        """
+
+    def confirm(self) -> None:
+        """The same, having asked the storage: who stood still for a while need not know it.
+
+        Raises Locked, and errors of the storage.
         """
 
     def release(self) -> None:

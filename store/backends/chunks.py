@@ -54,10 +54,26 @@ def set_aside(backend: Backend, name: str) -> str:
     The first free of `<hex>.0.bad` to `<hex>.9.bad`; when none is, the last is overwritten.
     Raises NotFound, PermissionDenied, BackendError.
     """
-    names = [f"{name}.{number}.bad" for number in range(BAD_NAMES)]
-    free = next((bad for bad in names if backend.stat(bad) is None), names[-1])
+    free = _free_name(backend, name)
     backend.rename(name, free)
     return free
+
+
+def replace_bad(
+    backend: Backend, name: str, bad: Buffer, parts: Sequence[Buffer], *, durable: bool = False
+) -> None:
+    """Write a good chunk over a bad one, of which a copy is kept, named as by `set_aside`.
+
+    The name is never empty: if anything fails the chunk is what it was, and of two who do so at
+    once none takes away what the other has written.
+    """
+    backend.write(_free_name(backend, name), (bad,), durable=durable)
+    write_chunk(backend, name, parts, durable=durable)
+
+
+def _free_name(backend: Backend, name: str) -> str:
+    names = [f"{name}.{number}.bad" for number in range(BAD_NAMES)]
+    return next((bad for bad in names if backend.stat(bad) is None), names[-1])
 
 
 def write_chunk(

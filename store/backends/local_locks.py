@@ -32,6 +32,8 @@ class HeldLock:
     def check(self) -> None:
         """The kernel takes none away."""
 
+    confirm = check
+
     def release(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:

@@ -209,6 +209,8 @@ class _MemoryLock:
     def check(self) -> None:
         """Nobody takes it away."""
 
+    confirm = check
+
     def release(self) -> None:
         self._backend.unlock(self)
 

@@ -194,6 +194,9 @@ class _WriterLock:
     def check(self) -> None:
         self._lock.check()
 
+    def confirm(self) -> None:
+        self._lock.confirm()
+
     def release(self) -> None:
         self._lock.release()
         done, self._done = self._done, None

@@ -74,6 +74,8 @@ class _NoLock:
     def check(self) -> None:
         """Nothing can be lost."""
 
+    confirm = check
+
     def release(self) -> None:
         """Nothing to give back."""
 

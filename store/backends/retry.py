@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
+from store.backends import patience
 from store.backends.base import (
     Backend,
     Listed,
@@ -54,6 +55,7 @@ class Retry(Pausing):
     would begin more than `retry_for_s` after the call, it ends with the last error, which then
     says how often and how long it was tried. A storage that has never answered gets `open_for_s`;
     one that was given up gets one attempt a call, until it answers. OutOfSpace is never retried.
+    What the call is part of may have less patience (store.backends.patience).
 
     A failed attempt may have been done all the same, its answer lost. So from the second attempt
     on these are successes: an exclusive write that finds our own bytes, a delete that finds
@@ -121,13 +123,16 @@ class Retry(Pausing):
         return self._open_for_s if math.isinf(self._answered) else self._retry_for_s
 
     def _begin(self) -> _Attempts:
+        patience.current().begin()
         return _Attempts(self._clock(), self._ending)
 
     def _pause(self, attempts: _Attempts, error: BackendError) -> None:
         """Return when it is time for another attempt. Raises when there is to be none."""
         attempts.failed += 1
+        patience.current().failed(error)
         if not error.retryable or isinstance(error, OutOfSpace) or attempts.ending.is_set():
             raise error
+        patience.current().begin()
         pause_s = self._pause_s(attempts.failed, error)
         tried_s = self._clock() - attempts.began
         patience_s = self._patience_s
@@ -143,6 +148,7 @@ class Retry(Pausing):
         self._tell(error, pause_s, tried_s, patience_s)
         if self._wait(attempts.ending, pause_s):
             raise error
+        patience.current().begin()
 
     def _pause_s(self, failed: int, error: BackendError) -> float:
         """Drawn anew each time, so that those who failed together do not come back together."""

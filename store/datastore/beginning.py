@@ -2,14 +2,16 @@
 
 import logging
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from typing import TypeVar
 
+from store.backends import patience
 from store.backends.base import Backend, Lock
 from store.datastore import groups, locks, manifests, owners
 from store.datastore.removal import remove_empty_group, remove_leftovers, remove_snapshot_files
 from store.errors import (
     AlreadyExists,
+    BackendError,
     FormatError,
     IntegrityError,
     InvalidName,
@@ -41,11 +43,25 @@ class Beginning:
         self.held = ExitStack()
         self.finished = False
         self._locks: list[Lock] = []
+        self._group_lock: Lock | None = None
+        self._is_left = False
         self._seen: list[groups.SnapshotDirectory] | None = None
         self.previous_manifest: Manifest | None = None
 
-    def _hold_lock(self, lock: Lock) -> None:
+    def _hold_lock(self, lock: Lock) -> Lock:
         self._locks.append(self.held.enter_context(lock))
+        return lock
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Undo what is not finished, because of `error` if there is one, and release the locks.
+
+        Told to stop, or when the storage has just failed for as long as it may, nobody waits for
+        another five minutes: then what fails once stays for the group's next writer.
+        """
+        failed = isinstance(error, BackendError) and error.retryable
+        is_urgent = failed or not isinstance(error, Exception | None)
+        with patience.in_a_hurry(self._backend) if is_urgent else nullcontext():
+            self.held.close()
 
     def lock_store(self) -> None:
         """Keep garbage collection away. Raises Locked."""
@@ -75,7 +91,9 @@ class Beginning:
         for _ in range(GROUP_ATTEMPTS):
             self._backend.mkdir(path, durable=self._durable)
             try:
-                self._hold_lock(locks.lock_group(self._backend, self._namespace, self._group))
+                self._group_lock = self._hold_lock(
+                    locks.lock_group(self._backend, self._namespace, self._group)
+                )
             except NotFound:
                 continue
             except Locked as error:
@@ -111,18 +129,25 @@ class Beginning:
     def find_previous(self) -> Snapshot | None:
         """The snapshot to build on, kept from being removed.
 
-        None when there is none or its verification failed.
+        None when there is none, its verification failed, or its manifest is listed and not there.
 
         Raises AlreadyExists, InvalidName when the group has one of the same or a later time;
         Locked when the newest is being removed.
         """
-        while True:
+        for _ in range(GROUP_ATTEMPTS):
             latest = self._newest()
             if latest is None:
                 return None
             with suppress(NotFound):
                 return latest if self._hold(latest) else None
-            self._seen = None  # removed meanwhile: look again
+            self._seen, gone = None, latest  # removed meanwhile: look again
+        log.warning(
+            "snapshot %s is listed, but the storage says that it has no manifest; the next backup"
+            " does not build on it",
+            gone,
+        )
+        self._check_later_than(gone)
+        return None
 
     def _newest(self) -> Snapshot | None:
         """The group's newest finished snapshot. One look is enough while we hold its lock."""
@@ -144,14 +169,17 @@ class Beginning:
             manifest = _sound_manifest(self._backend, self._namespace, latest)
             if manifest is None:
                 return False
-            if latest.time > self._snapshot.time:
-                raise InvalidName(
-                    f"snapshot {self._snapshot} is older than the group's newest, {latest}"
-                )
+            self._check_later_than(latest)
             stack.pop_all()
         self._hold_lock(lock)
         self.previous_manifest = manifest
         return True
+
+    def _check_later_than(self, latest: Snapshot) -> None:
+        if latest.time > self._snapshot.time:
+            raise InvalidName(
+                f"snapshot {self._snapshot} is older than the group's newest, {latest}"
+            )
 
     def make_directory(self) -> None:
         """Make the snapshot's own directory, and lock it. Raises AlreadyExists, Locked."""
@@ -167,15 +195,19 @@ class Beginning:
         self.held.callback(self._undo, remove_snapshot_files, self._snapshot)
 
     def _undo(self, remove: Callable[[Backend, Namespace, T], None], what: T) -> None:
-        """Remove what was begun, unless it is finished.
+        """Remove what was begun, unless it is finished, or the group may be another's by now.
 
         The error that brought us here must not be lost.
         """
-        if not self.finished:
-            try:
-                remove(self._backend, self._namespace, what)
-            except StoreError as error:
-                log.warning("could not remove %s, its group's next backup will: %s", what, error)
+        if self.finished or self._is_left:
+            return
+        try:
+            if self._group_lock is not None:
+                self._group_lock.confirm()
+            remove(self._backend, self._namespace, what)
+        except StoreError as error:
+            self._is_left = isinstance(error, Locked | BackendError)
+            log.warning("could not remove %s, its group's next backup will: %s", what, error)
 
 
 def _sound_manifest(backend: Backend, namespace: Namespace, snapshot: Snapshot) -> Manifest | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from store.backends.base import Backend, ObjectStat
 from store.backends.chunks import CHUNKS as CHUNKS
-from store.backends.chunks import set_aside, write_chunk
+from store.backends.chunks import replace_bad, write_chunk
 from store.errors import AlreadyExists, BackendError, ChunkMissing, NotFound
 from store.format.blob import ENCRYPTED_BLOB_MAGIC_1_0, ENCRYPTED_MAGICS
 from store.format.buffer import Buffer
@@ -159,16 +159,17 @@ class ChunkStore:
         found = self._backend.stat(self.name(digest))
         return found if found is not None and found.size else None
 
-    def quarantine(self, digest: Digest) -> str:
-        """Move a corrupt chunk aside, so that the next backup stores it anew; its new name.
+    def replace(
+        self, digest: Digest, header: Buffer, body: Buffer, bad: Buffer, *, durable: bool = False
+    ) -> InsertResult:
+        """Store an encoded chunk over one that was read just now and is damaged: `bad`.
 
-        The first free of `<hex>.0.bad` to `<hex>.9.bad`; when none is, the last is overwritten.
-        Raises ChunkMissing, BackendError.
+        That is kept beside it, under the first free of `<hex>.0.bad` to `<hex>.9.bad`; when none
+        is, the last is overwritten. There is a chunk of this name all the time.
+        Raises OutOfSpace, PermissionDenied, BackendError.
         """
-        try:
-            return set_aside(self._backend, self.name(digest))
-        except NotFound as error:
-            raise ChunkMissing(f"chunk {digest} is not in {self._backend.location}") from error
+        replace_bad(self._backend, self.name(digest), bad, (header, body), durable=durable)
+        return InsertResult(new=True, stored_size=len(header) + len(body))
 
     def iterate(self) -> Iterator[Digest]:
         """All chunks, in order of digest, one of the 65,536 directories in memory at a time.

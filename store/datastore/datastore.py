@@ -181,8 +181,7 @@ class Datastore:
         Waits up to 5 s for another change to end. Raises NotFound, Locked, FormatError.
         """
         groups.check_finished(self.backend, namespace, snapshot)
-        with locks.lock_manifest(self.backend, namespace, snapshot):
-            return manifests.update_manifest(self.backend, namespace, snapshot, change)
+        return manifests.update_manifest(self.backend, namespace, snapshot, change)
 
     def list_files(self, namespace: Namespace, snapshot: Snapshot) -> list[str]:
         """The files on the storage, `index.json.blob` and `client.log.blob` included, sorted."""

@@ -1,9 +1,12 @@
 """Manifests and the other files of a snapshot on the backend."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
+from store.backends import patience
 from store.backends.base import Backend
-from store.errors import FormatError, IntegrityError, KeyRequired, NotFound
+from store.datastore import locks
+from store.errors import FormatError, IntegrityError, KeyRequired, Locked, NotFound
 from store.format.blob import decode_blob, encode_blob
 from store.format.buffer import Buffer
 from store.format.manifest import Manifest
@@ -67,21 +70,57 @@ def read_manifest(backend: Backend, namespace: Namespace, snapshot: Snapshot) ->
         raise kind(f"manifest of {snapshot}: {error}") from error
 
 
-def write_manifest(
+def publish_manifest(
     backend: Backend,
     namespace: Namespace,
     snapshot: Snapshot,
     manifest: Manifest,
+    check_locks: Callable[[], None],
+    *,
+    durable: bool,
+) -> None:
+    """Put a new snapshot's manifest in place: with it the snapshot becomes visible.
+
+    `check_locks` raises Locked when one was lost. Then the manifest is not there when this ends: by
+    now another may have removed the files it names, taking them for a dead writer's.
+
+    Raises Locked, and AlreadyExists where locks are leases: another's manifest is there.
+    """
+    raw = encode_blob(manifest.encode())
+    path = file_path(namespace, snapshot, MANIFEST_BLOB_NAME)
+    exclusive = backend.is_object_store
+    try:
+        _write_held(backend, path, raw, check_locks, exclusive=exclusive, durable=durable)
+    except Locked:
+        _take_back(backend, path, raw)
+        raise
+
+
+def _write_held(
+    backend: Backend,
+    path: str,
+    raw: bytes,
+    check_locks: Callable[[], None],
     *,
     exclusive: bool = False,
     durable: bool,
 ) -> None:
-    """Put a manifest in place; with it the snapshot becomes visible.
+    """Write what nobody may write without its locks: no attempt begins when one was lost.
 
-    `exclusive`: AlreadyExists when there is one.
+    Raises Locked also when that shows afterwards, by the time the storage gives its answer: a
+    request may take long, and a virtual machine that is paused does not know. Then it is written.
     """
-    path = file_path(namespace, snapshot, MANIFEST_BLOB_NAME)
-    backend.write(path, (encode_blob(manifest.encode()),), exclusive=exclusive, durable=durable)
+    check_locks()
+    with patience.while_held(check_locks):
+        backend.write(path, (raw,), exclusive=exclusive, durable=durable)
+    check_locks()
+
+
+def _take_back(backend: Backend, path: str, raw: bytes) -> None:
+    """Remove what we wrote without a lock, if it is there and ours."""
+    with suppress(NotFound):
+        if backend.read(path) == raw:
+            backend.delete(path)
 
 
 def update_manifest(
@@ -90,7 +129,34 @@ def update_manifest(
     snapshot: Snapshot,
     change: Callable[[Manifest], Manifest],
 ) -> Manifest:
-    """Replace a manifest by `change` of it. The caller holds its lock."""
-    changed = change(read_manifest(backend, namespace, snapshot))
-    write_manifest(backend, namespace, snapshot, changed, durable=True)
+    """Replace a manifest by `change` of it, under its lock.
+
+    Raises NotFound, Locked: then it may be changed or not, but a snapshot that was removed
+    meanwhile stays removed.
+    """
+    path = file_path(namespace, snapshot, MANIFEST_BLOB_NAME)
+    with locks.lock_manifest(backend, namespace, snapshot) as lock:
+        changed = change(read_manifest(backend, namespace, snapshot))
+        raw = encode_blob(changed.encode())
+        try:
+            _write_held(backend, path, raw, lock.check, durable=True)
+        except Locked:
+            lock.release()
+            _take_back_if_removed(backend, namespace, changed, raw)
+            raise
     return changed
+
+
+def _take_back_if_removed(
+    backend: Backend, namespace: Namespace, manifest: Manifest, raw: bytes
+) -> None:
+    """Remove a manifest of ours that came after the snapshot's removal.
+
+    Under a new lock, which who removes a snapshot holds to the end. Where the files are there the
+    manifest stays, or a snapshot that nobody has removed would be lost.
+    """
+    snapshot = manifest.snapshot
+    with locks.lock_manifest(backend, namespace, snapshot):
+        files = {info.filename for info in manifest.files}
+        if not files <= set(list_files(backend, namespace, snapshot)):
+            _take_back(backend, file_path(namespace, snapshot, MANIFEST_BLOB_NAME), raw)

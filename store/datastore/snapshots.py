@@ -8,7 +8,7 @@ from typing import Self
 from store.backends.base import Backend
 from store.datastore import manifests, namespaces, owners
 from store.datastore.beginning import Beginning
-from store.datastore.chunk_store import ChunkStore, SyncLevel
+from store.datastore.chunk_store import ChunkStore, InsertResult, SyncLevel
 from store.datastore.digest_hints import Candidates
 from store.datastore.index_files import DynamicIndexFile, FixedIndexFile, fixed_index_size
 from store.datastore.known_chunks import KnownChunks
@@ -116,8 +116,8 @@ class SnapshotWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self.close(error)
 
     @property
     def files(self) -> list[str]:
@@ -187,7 +187,18 @@ class SnapshotWriter:
 
     def insert_chunk(self, digest: Digest, header: Buffer, body: Buffer, plain_size: int) -> bool:
         """Store an encoded chunk; True if it is new. Thread-safe. Errors as ChunkStore.insert."""
-        new, stored_size = self._chunks.insert(digest, header, body, durable=self._durable)
+        result = self._chunks.insert(digest, header, body, durable=self._durable)
+        return self._note_chunk(digest, plain_size, result)
+
+    def replace_chunk(
+        self, digest: Digest, header: Buffer, body: Buffer, plain_size: int, bad: Buffer
+    ) -> None:
+        """Store an encoded chunk over a damaged one; see ChunkStore.replace. Thread-safe."""
+        result = self._chunks.replace(digest, header, body, bad, durable=self._durable)
+        self._note_chunk(digest, plain_size, result)
+
+    def _note_chunk(self, digest: Digest, plain_size: int, result: InsertResult) -> bool:
+        new, stored_size = result
         self._statistics.add_chunk(digest, plain_size, stored_size, new=new)
         if self._known is not None:
             self._known.stored(digest, new=new)
@@ -204,6 +215,7 @@ class SnapshotWriter:
         Raises:
             IntegrityError: the manifest is for another snapshot, or names files that are not there
                 or not closed.
+            Locked: a lock was lost, where they are leases. The snapshot is not there.
             StoreError: the storage failed; the snapshot is not there, and leaving the `with`
                 removes its files.
         """
@@ -211,13 +223,12 @@ class SnapshotWriter:
         self._statistics.add_blob(len(encode_blob(manifest.encode())))
         complete = manifest.with_unprotected(chunk_upload_stats={**self._statistics.as_json()})
         self._sync()
-        self._begun.check_locks()
-        manifests.write_manifest(
+        manifests.publish_manifest(
             self._backend,
             self.namespace,
             self.snapshot,
             complete,
-            exclusive=self._backend.is_object_store,  # a lease may be lost just now
+            self._begun.check_locks,
             durable=self._durable,
         )
         self._sync()
@@ -247,9 +258,11 @@ class SnapshotWriter:
         if self._sync_level is SyncLevel.FILESYSTEM:
             self._backend.sync()
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None = None) -> None:
         """Release the locks; unless the snapshot is finished it is removed first.
 
+        Because of an interrupt, or an `error` of the storage that was retried, that takes some
+        seconds at most: what can't be removed in those is left to the group's next writer.
         A second call does nothing.
         """
         try:
@@ -257,7 +270,7 @@ class SnapshotWriter:
                 if index is not None:
                     index.discard()
         finally:
-            self._begun.held.close()
+            self._begun.close(error)
 
 
 def _temporary(path: str) -> str:
@@ -289,6 +302,6 @@ def begin_snapshot(
         return SnapshotWriter(
             backend, chunks, begun, namespace, snapshot, previous, sync_level, memory
         )
-    except BaseException:
-        begun.held.close()
+    except BaseException as error:
+        begun.close(error)
         raise

@@ -167,6 +167,10 @@ class _Lease:
     def check(self) -> None:
         self._lock.check()
 
+    def confirm(self) -> None:
+        self._store.count("confirm", self._name)
+        self._lock.confirm()
+
     def release(self) -> None:
         if self._held:
             self._held = False

@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
+import math
 import re
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -64,11 +66,18 @@ class S3Client:
         self._access = Access(config)
         self._pool = Pool(self._access.endpoint, config)
         self._has_bulk_delete = True
+        self._heard = threading.local()
 
     @property
     def counters(self) -> Counters:
         """What went over the wire so far."""
         return self._pool.counters
+
+    @property
+    def server_time_s(self) -> float:
+        """When the server gave the last answer that this thread had; -inf before the first."""
+        time_s: float = getattr(self._heard, "server_time_s", -math.inf)
+        return time_s
 
     def get(self, key: str) -> bytes:
         """The whole object, checked.
@@ -250,7 +259,11 @@ class S3Client:
             region=endpoint.region,
             now=datetime.now(UTC),
         )
-        return self._pool.exchange(replace(request, headers=headers))
+        answer = self._pool.exchange(replace(request, headers=headers))
+        time_s = parse_date(answer.header("date"))
+        if time_s is not None:
+            self._heard.server_time_s = time_s
+        return answer
 
     def _what(self, key: str) -> str:
         return f"{S3_SCHEME}{self.config.bucket}/{key}" if key else self._bucket

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 from urllib.parse import quote
 
+from store.backends import patience
 from store.backends.s3.holder import Holder
 from store.errors import BackendError, Locked, PermissionDenied, StoreError
 from store.format.buffer import Buffer
@@ -50,6 +51,10 @@ class ListedPage(Protocol):
 
 class LockClient(Protocol):
     """What locks need of an S3 client. A listing has to show what was stored before it began."""
+
+    @property
+    def server_time_s(self) -> float:
+        """When the server gave the last answer that this thread had; -inf before the first."""
 
     def get(self, key: str) -> bytes: ...
     def put(self, key: str, parts: Sequence[Buffer]) -> None: ...
@@ -138,11 +143,27 @@ class Lease:
     def check(self) -> None:
         if self._pid != os.getpid():
             raise Locked(f"{self.path}: its lock belongs to process {self._pid}")
-        if self.is_over or self._age_s() > TTL_S:
+        if self.is_over or self._age_s() > TTL_S or self._server_age_s() > TTL_S:
             raise Locked(f"lost the lock of {self.path}: it was not renewed within {TTL_S:.0f} s")
+
+    def confirm(self) -> None:
+        self.check()
+        with patience.attempt():
+            own = self.pick_own(self.claims())
+        if own is None:
+            raise Locked(f"lost the lock of {self.path}: another has removed its claim")
+        self.check()
+
+    def pick_own(self, claims: Iterable[Claim]) -> Claim | None:
+        """Our claim among those listed."""
+        return next((claim for claim in claims if claim.key == self.key), None)
 
     def _age_s(self) -> float:
         return self._store.clock() - self._renewed_s
+
+    def _server_age_s(self) -> float:
+        """The same by the server's clock, which goes on while a virtual machine stands still."""
+        return self._store.client.server_time_s - self.modified_s
 
     def renew(self) -> None:
         """Store the claim again if it is time. Raises nothing: a failure counts at TTL_S."""
@@ -164,8 +185,8 @@ class Lease:
         if self._age_s() <= TTL_S:
             began_s = self._store.clock()
             self._put()
-            own = (claim.modified_s for claim in self.claims() if claim.key == self.key)
-            modified_s = next(own, math.inf)
+            own = self.pick_own(self.claims())
+            modified_s = math.inf if own is None else own.modified_s
             if self._age_s() <= TTL_S and modified_s - self.modified_s <= TTL_S:
                 self._renewed_s, self.modified_s = began_s, modified_s
                 return
@@ -182,15 +203,22 @@ class Lease:
 
     def _end(self) -> None:
         self.is_over = True
+        try:
+            self._delete()
+        except StoreError as error:
+            ends_s = TTL_S + SLACK_S
+            log.warning("%s: its lock ends by itself in %d s: %s", self.path, ends_s, error)
+
+    def _delete(self) -> None:
         pauses = iter(RELEASE_PAUSES_S)
         while self.is_stored:
             try:
-                self._store.client.delete(self.key)
+                with patience.attempt():
+                    self._store.client.delete(self.key)
                 self.is_stored = False
-            except StoreError as error:
+            except BackendError as error:
                 pause = next(pauses, None)
-                if pause is None or not (isinstance(error, BackendError) and error.retryable):
-                    ends_s = TTL_S + SLACK_S
-                    log.warning("%s: its lock ends by itself in %d s: %s", self.path, ends_s, error)
-                    return
+                if pause is None or not error.retryable:
+                    raise
+                patience.current().begin()
                 self._store.sleep(pause)

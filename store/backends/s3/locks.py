@@ -83,7 +83,7 @@ class Leases:
     def _prevail(self, lease: Lease) -> None:
         """Return when no other claim excludes `lease`. Raises Locked, and when it took too long."""
         living = self._living(lease)
-        own = next((claim for claim in living if claim.key == lease.key), None)
+        own = lease.pick_own(living)
         if own is None:
             raise BackendError(
                 f"{lease.path}: a listing does not show what was stored before; locks need a"

@@ -16,8 +16,8 @@ from typing import Self
 from store.datastore.chunk_store import ChunkStore
 from store.datastore.snapshots import DynamicIndexFile, SnapshotWriter
 from store.datastore.workers import COPIES, Memory, Workers, worker_count
-from store.errors import BackendError, ChunkMissing
-from store.format.blob import encode_blob_parts
+from store.errors import BackendError, ChunkMissing, FormatError, IntegrityError, KeyRequired
+from store.format.blob import MAX_CHUNK_SIZE, decode_blob, encode_blob_parts
 from store.format.buffer import Buffer
 from store.format.chunker import AVERAGE
 from store.format.crypt import CryptConfig, chunk_digest
@@ -46,14 +46,18 @@ class ChunkWriter:
         Known chunks cost a hash and a touch.
         """
         digest = chunk_digest(plain, self.key)
+        bad = self._look_again(digest, plain) if digest in self._damaged else None
         if self.touch(digest, sure=False):
             return digest
         iv = os.urandom(16) if self.key else None
         header, body = encode_blob_parts(plain, self.key, iv=iv)
-        if self._damaged:
-            self._make_way(digest)
-        new = self._writer.insert_chunk(digest, header, body, len(plain))
+        new = True
+        if bad is not None:
+            self._writer.replace_chunk(digest, header, body, len(plain), bad)
+        else:
+            new = self._writer.insert_chunk(digest, header, body, len(plain))
         self._count(len(header) + len(body) if new else 0)
+        self._trust(digest)
         return digest
 
     def workers(self, name: str) -> Workers:
@@ -76,13 +80,24 @@ class ChunkWriter:
         with self._lock:
             self._damaged.update(damaged)
 
-    def _make_way(self, digest: Digest) -> None:
-        """Move a damaged chunk aside, for its content is here now."""
+    def _look_again(self, digest: Digest, plain: Buffer) -> bytes | None:
+        """What is stored as a chunk that was found damaged, or None when it is not there.
+
+        Also None when it is good by now, for another backup has replaced it: then it is trusted.
+        """
+        try:
+            raw = self._store.read(digest)
+        except ChunkMissing:
+            return None
+        with suppress(FormatError, IntegrityError, KeyRequired):
+            if decode_blob(raw, self.key, max_size=MAX_CHUNK_SIZE) == plain:
+                self._trust(digest)
+                return None
+        return raw
+
+    def _trust(self, digest: Digest) -> None:
         with self._lock:
-            if digest in self._damaged:
-                self._damaged.remove(digest)
-                with suppress(ChunkMissing):
-                    self._store.quarantine(digest)
+            self._damaged.discard(digest)
 
     def _count(self, stored: int) -> None:
         with self._lock:

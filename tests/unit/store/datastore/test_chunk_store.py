@@ -112,23 +112,26 @@ def test_a_missing_chunk_is_named(chunks: ChunkStore) -> None:
         chunks.read(DIGEST)
 
 
-def test_quarantine_takes_the_first_free_name(chunks: ChunkStore, backend: MemoryBackend) -> None:
+def test_what_is_replaced_is_kept_under_the_first_free_name(
+    chunks: ChunkStore, backend: MemoryBackend
+) -> None:
+    backend.mkdir(".chunks/0123")
     for number in [*range(10), 9]:
-        chunks.insert(DIGEST, header(PLAIN), bytes([number]))
-        assert chunks.quarantine(DIGEST) == f"{chunks.name(DIGEST)}.{number}.bad"
-        assert chunks.touch(DIGEST) is None
-    with pytest.raises(ChunkMissing):
-        chunks.quarantine(DIGEST)
-    assert len(backend.scan(".chunks/0123")) == 10
+        bad = b"bad %d" % number
+        assert chunks.replace(DIGEST, header(PLAIN), b"good", bad) == InsertResult(True, 16)
+        assert backend.read(f"{chunks.name(DIGEST)}.{number}.bad") == bad
+        assert chunks.read(DIGEST) == header(PLAIN) + b"good"
+    assert len(backend.scan(".chunks/0123")) == 11
 
 
 def test_iterate_sees_chunks_only(chunks: ChunkStore, backend: MemoryBackend) -> None:
     digests = sorted(Digest(os.urandom(32)) for _ in range(20))
     for digest in digests:
         chunks.insert(digest, header(PLAIN), b"x")
-    chunks.insert(DIGEST, header(PLAIN), b"x")
-    chunks.quarantine(DIGEST)
-    for name in (f"{DIGEST}.using", f"{DIGEST}.tmp_abcdef", "0123", f"{'ff' * 32}"):
+    backend.mkdir(".chunks/0123")
+    for end in (".0.bad", ".using", ".tmp_abcdef"):
+        backend.write(f".chunks/0123/{DIGEST}{end}", (b"x",))
+    for name in ("0123", f"{'ff' * 32}"):
         backend.write(f".chunks/0123/{name}", (b"x",))
     assert list(chunks.iterate()) == digests
 

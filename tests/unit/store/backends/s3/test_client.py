@@ -1,6 +1,7 @@
 """The client against servers that do as a test says."""
 
 import hashlib
+import math
 import os
 import ssl
 import threading
@@ -20,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from store.backends.base import MAX_READ
 from store.backends.s3.client import Head, S3Client
 from store.backends.s3.config import S3Config
+from store.backends.s3.errors import parse_date
 from store.backends.s3.messages import Listed
 from store.errors import (
     AlreadyExists,
@@ -494,3 +496,14 @@ def test_a_copy_may_fail_after_it_began() -> None:
             client.copy("old", "new")
         with pytest.raises(NotFound, match="old"):
             client.copy("old", "new")
+
+
+def test_the_servers_time_is_that_of_this_threads_last_answer() -> None:
+    with serving(good(), good()) as (client, _):
+        assert client.server_time_s == -math.inf
+        thread = threading.Thread(target=client.get, args=(KEY,))
+        thread.start()
+        thread.join()
+        assert client.server_time_s == -math.inf
+        client.get(KEY)
+        assert client.server_time_s == parse_date(DATE)

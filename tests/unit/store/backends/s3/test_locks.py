@@ -21,24 +21,12 @@ from store.backends.s3.holder import Holder
 from store.backends.s3.lease import RENEW_S, SLACK_S, TTL_S, Lease
 from store.backends.s3.locks import Leases
 from store.errors import BackendError, Locked, NotFound, PermissionDenied
+from tests.fakes.s3_hosts import Clock
 from tests.fakes.schedules import Choose, Moment, Party, every_schedule, play
 
 GROUP = "host/web01"
 PREFIX = "store/.vaultway/locks/"
 DEAD_S = TTL_S + SLACK_S + 2
-
-
-class Clock:
-    """Seconds since boot, of everybody, and of the server since 2026."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    def advance(self, seconds: float) -> None:
-        self.now_s += seconds
 
 
 class Object(NamedTuple):
@@ -85,6 +73,7 @@ class Client:
         self.calls: list[str] = []
         self.fail_at: dict[int, BaseException] = {}
         self.is_answer_lost = False
+        self.server_time_s = -math.inf
 
     def _request(self, kind: str, effect: Callable[[], Any]) -> Any:
         number = len(self.calls)
@@ -95,6 +84,7 @@ class Client:
             result = effect()
         if error is not None:
             raise error
+        self.server_time_s = self.bucket.time_s()
         return result
 
     def get(self, key: str) -> bytes:
