@@ -18,6 +18,7 @@ from store.backends.base import (
     TemporaryFile,
     Walked,
 )
+from store.backends.patience import patience_s
 from store.backends.pausing import Clock, Pausing, Wait
 from store.backends.wrapper import WrappedFile
 from store.errors import AlreadyExists, BackendError, NotFound, OutOfSpace
@@ -36,10 +37,11 @@ MAX_DOUBLINGS = 32  # more than any longest pause needs, less than a float holds
 class _Attempts:
     """Those at one call. After a failed one nobody knows whether it was done: the call is in doubt.
 
-    `ending` is set when the call is to be given up.
+    `ending` is set when the call is to be given up; `for_s` is how long it is tried.
     """
 
     began: float
+    for_s: float
     ending: threading.Event
     failed: int = 0
 
@@ -49,8 +51,9 @@ class Retry(Pausing):
 
     Pauses double from `first_pause_s` to `longest_pause_s`; each is drawn from 0 to that, and
     begins when the time the storage asked for (`retry_after_s`) is over. When the next attempt
-    would begin more than `retry_for_s` after the call, it ends with the last error, which then
-    says how often and how long it was tried. OutOfSpace is never retried.
+    would begin more than `retry_for_s` (or the caller's `patience`, if that is less) after the
+    call, it ends with the last error, which then says how often and how long it was tried.
+    OutOfSpace is never retried.
 
     A failed attempt may have been done all the same, its answer lost. So from the second attempt
     on these are successes: an exclusive write that finds our own bytes, a delete that finds
@@ -85,6 +88,10 @@ class Retry(Pausing):
         """For calls that mean the same the second time."""
         return self._attempt(lambda _: call(*args, **options))
 
+    def repeat(self, call: Callable[[], T]) -> T:
+        """Make a call of one's own again while it fails, if it means the same the second time."""
+        return self._repeat(call)
+
     def _attempt(self, call: Callable[[bool], T]) -> T:
         """`call` is told whether an attempt before may have been done."""
         attempts = self._begin()
@@ -95,7 +102,7 @@ class Retry(Pausing):
                 self._pause(attempts, error)
 
     def _begin(self) -> _Attempts:
-        return _Attempts(self._clock(), self._ending)
+        return _Attempts(self._clock(), min(self._retry_for_s, patience_s()), self._ending)
 
     def _pause(self, attempts: _Attempts, error: BackendError) -> None:
         """Return when it is time for another attempt. Raises when there is to be none."""
@@ -104,7 +111,7 @@ class Retry(Pausing):
             raise error
         pause_s = self._pause_s(attempts.failed, error)
         tried_s = self._clock() - attempts.began
-        if tried_s + pause_s > self._retry_for_s:
+        if tried_s + pause_s > attempts.for_s:
             times = "once" if attempts.failed == 1 else f"{attempts.failed} times"
             raise BackendError(
                 f"{error} (tried {times} in {tried_s:.0f} s)",
