@@ -32,7 +32,8 @@ class HeldLock:
     def check(self) -> None:
         """The kernel takes none away."""
 
-    confirm = check
+    def confirm(self) -> None:
+        self.check()
 
     def release(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
@@ -100,6 +101,9 @@ class HeldLocks:
     def check(self) -> None:
         for lock in self._locks:
             lock.check()
+
+    def confirm(self) -> None:
+        self.check()
 
     def release(self) -> None:
         while self._locks:

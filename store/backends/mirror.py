@@ -17,8 +17,10 @@ from store.backends.base import (
     Walked,
 )
 from store.backends.chunks import is_chunk
+from store.backends.pausing import Wait
 from store.backends.read_repair import ReadRepair
-from store.backends.sites import Site, Sites
+from store.backends.retry import Retry
+from store.backends.sites import Run, Site, Sites, in_background
 from store.backends.wrapper import Wrapper
 from store.errors import (
     AlreadyExists,
@@ -39,7 +41,8 @@ class Mirror(Wrapper):
 
     Chunks are read at the nearest site; one that is missing or bad there comes from another, which
     also repairs it. All else is the primary's: what it has is the datastore, the others follow it.
-    While it can't be reached, metadata is read elsewhere and nothing can be written. Who holds an
+    While it can't be reached, metadata is read elsewhere and nothing can be written. A site has
+    `PATIENCE_S` to answer a reader until another one is asked. Who holds an
     exclusive lock or the store's reads nothing but the primary: an older copy of an index or a
     manifest must not decide what is written or removed.
     """
@@ -50,11 +53,20 @@ class Mirror(Wrapper):
         others: Sequence[Backend],
         *,
         nearest: bool = True,
+        retry_for_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        wait: Wait = threading.Event.wait,
+        run: Run = in_background,
     ) -> None:
-        """`nearest`: measure which site to read chunks from; else ask them in the order given."""
+        """A site that was away when it was opened is a `Late`.
+
+        `nearest`: measure which site to read chunks from; else ask them in the order given.
+        `retry_for_s`: how long a reader asks them all again while none answers.
+        `clock`, `wait` and `run`, which is given the probes of sites that are down, are for tests.
+        """
         super().__init__(primary)
-        self._sites = Sites((primary, *others), measured=nearest, clock=clock)
+        self._sites = Sites((primary, *others), measured=nearest, clock=clock, run=run)
+        self._rounds = Retry(primary, retry_for_s=retry_for_s, clock=clock, wait=wait)
         self._repairs = ReadRepair(self._sites)
         self._lock = threading.Lock()
         self._writers = 0
@@ -76,11 +88,14 @@ class Mirror(Wrapper):
     # Chunks
 
     def read(self, name: str) -> bytes:
-        if not is_chunk(name):
-            return self._ask(lambda backend: backend.read(name))
+        if is_chunk(name):
+            return self._rounds.repeat(lambda: self._read_chunk(name))
+        return self._ask(lambda backend: backend.read(name))
+
+    def _read_chunk(self, name: str) -> bytes:
         interrupts = self._sites.interrupts
         errors: list[StoreError] = []
-        for site in self._sites.nearest_first():
+        for site in self._sites.nearest_first(name):
             try:
                 raw = self._sites.read_chunk(site, name)
             except StoreError as error:
@@ -100,7 +115,7 @@ class Mirror(Wrapper):
             self._repairs.report(site, name, f"not readable, another site is asked: {error}")
 
     def copies(self, name: str) -> Iterator[bytes]:
-        for site in self._sites.nearest_first():
+        for site in self._sites.nearest_first(name):
             with suppress(StoreError):
                 yield self._sites.read_chunk(site, name)
 
@@ -112,6 +127,9 @@ class Mirror(Wrapper):
     def _ask(self, question: Callable[[Backend], T]) -> T:
         if self._writers:
             return question(self.inner)
+        return self._rounds.repeat(lambda: self._ask_each(question))
+
+    def _ask_each(self, question: Callable[[Backend], T]) -> T:
         interrupts = self._sites.interrupts
         first: BackendError | None = None
         for site in self._sites.primary_first():
@@ -177,9 +195,11 @@ class Mirror(Wrapper):
             self._writers += change
 
     def interrupt(self) -> None:
+        self._rounds.end_pauses()
         self._sites.interrupt()
 
     def close(self) -> None:
+        self._rounds.end_pauses()
         for site in self._sites.all:
             site.backend.close()
 

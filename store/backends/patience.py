@@ -1,8 +1,12 @@
 """How long a failing call is worth repeating: what it is part of knows, not who repeats it.
 
-A call passes through several wrappers, so this goes with the thread and not with the call.
+A call passes through several wrappers, so this goes with the thread and not with the call. `Retry`
+and the renewal of leases ask `current`; where another site can be asked instead (note 0014),
+`patience` bounds the seconds, and connections take it for their time-outs, too. A call that makes
+headway is not ended.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +48,7 @@ class _UntilFailure(Patience):
         self._error = self._error or error
 
 
+_seconds: ContextVar[float] = ContextVar("patience_s", default=math.inf)
 _current: ContextVar[Patience] = ContextVar("patience", default=Patience())  # noqa: B039 - no state
 
 
@@ -99,3 +104,18 @@ def in_a_hurry(backend: Backend) -> Iterator[None]:
     finally:
         done.set()
         watch.join()
+
+
+def patience_s() -> float:
+    """That of the calling thread, in seconds; infinite where nothing was said."""
+    return _seconds.get()
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Calls inside have so much of it, or less where there was less already."""
+    token = _seconds.set(min(seconds, _seconds.get()))
+    try:
+        yield
+    finally:
+        _seconds.reset(token)

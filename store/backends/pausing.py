@@ -26,15 +26,16 @@ class Pausing(Wrapper):
         self._ending = threading.Event()
         self._renewing = threading.Lock()
 
-    def _end_pauses(self) -> None:
+    def end_pauses(self) -> None:
+        """Make the calls that other threads are in stop waiting."""
         with self._renewing:  # or of two interrupts one could put away an event that nobody sets
             ending, self._ending = self._ending, threading.Event()
         ending.set()
 
     def interrupt(self) -> None:
-        self._end_pauses()  # first: what fails inside because of it is not to be tried again
+        self.end_pauses()  # first: what fails inside because of it is not to be tried again
         self.inner.interrupt()
 
     def close(self) -> None:
-        self._end_pauses()
+        self.end_pauses()
         self.inner.close()

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from store.backends.base import Backend
 from store.backends.chunks import is_contradicted, read_sound, set_aside, write_chunk
-from store.backends.sites import Site, Sites
+from store.backends.patience import patience
+from store.backends.sites import PATIENCE_S, Site, Sites
 from store.errors import (
     AlreadyExists,
     FormatError,
@@ -71,14 +72,19 @@ class ReadRepair:
     def _replace(self, name: str, good: Buffer, judge: Judge) -> None:
         with self._alone(name) as alone:
             for site in self._sites.all if alone else ():
-                try:
-                    judge(site.backend, name)
-                except NotFound:
-                    self._put(site, name, good, judge, MISSING)
-                except (FormatError, IntegrityError) as error:
-                    self._put(site, name, good, judge, str(error))
-                except StoreError as error:  # nothing is known about the copy: it stays
-                    log.debug("%s at %s was not looked at: %s", name, site, error)
+                if not site.is_down:
+                    with patience(PATIENCE_S):  # a reader waits
+                        self._replace_at(site, name, good, judge)
+
+    def _replace_at(self, site: Site, name: str, good: Buffer, judge: Judge) -> None:
+        try:
+            judge(site.backend, name)
+        except NotFound:
+            self._put(site, name, good, judge, MISSING)
+        except (FormatError, IntegrityError) as error:
+            self._put(site, name, good, judge, str(error))
+        except StoreError as error:  # nothing is known about the copy: it stays
+            log.debug("%s at %s was not looked at: %s", name, site, error)
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[bool]:

@@ -39,10 +39,11 @@ MAX_DOUBLINGS = 32  # more than any longest pause needs, less than a float holds
 class _Attempts:
     """Those at one call. After a failed one nobody knows whether it was done: the call is in doubt.
 
-    `ending` is set when the call is to be given up.
+    `ending` is set when the call is to be given up; `for_s` is the caller's own patience.
     """
 
     began: float
+    for_s: float
     ending: threading.Event
     failed: int = 0
 
@@ -97,6 +98,10 @@ class Retry(Pausing):
         """For calls that mean the same the second time."""
         return self._attempt(lambda _: call(*args, **options))
 
+    def repeat(self, call: Callable[[], T]) -> T:
+        """Make a call of one's own again while it fails, if it means the same the second time."""
+        return self._repeat(call)
+
     def _attempt(self, call: Callable[[bool], T]) -> T:
         """`call` is told whether an attempt before may have been done."""
         attempts = self._begin()
@@ -124,7 +129,7 @@ class Retry(Pausing):
 
     def _begin(self) -> _Attempts:
         patience.current().begin()
-        return _Attempts(self._clock(), self._ending)
+        return _Attempts(self._clock(), patience.patience_s(), self._ending)
 
     def _pause(self, attempts: _Attempts, error: BackendError) -> None:
         """Return when it is time for another attempt. Raises when there is to be none."""
@@ -135,10 +140,11 @@ class Retry(Pausing):
         patience.current().begin()
         pause_s = self._pause_s(attempts.failed, error)
         tried_s = self._clock() - attempts.began
-        patience_s = self._patience_s
+        ours_s = self._patience_s
+        patience_s = min(ours_s, attempts.for_s)
         if tried_s + pause_s > patience_s:
             # What answers others meanwhile is there: the object is the trouble.
-            self._is_given_up = self._answered <= attempts.began
+            self._is_given_up = patience_s == ours_s and self._answered <= attempts.began
             times = "once" if attempts.failed == 1 else f"{attempts.failed} times"
             raise BackendError(
                 f"{error} (tried {times} in {tried_s:.0f} s)",

@@ -14,9 +14,9 @@ from store.cli.options import (
     add_output_option,
     add_repository_options,
     get_namespace,
-    open_repository,
 )
 from store.cli.output import print_json, say
+from store.cli.repository import open_without_cache
 from store.errors import KeyRequired, StoreError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def add_commands(noun: Any) -> None:  # noqa: ANN401 - argparse has no public ty
     add = command.add_argument
     add(
         "--keyfile",
+        dest="keyfiles",  # a repository has one at most
         metavar="PATH",
         action="append",
         help="a key you hold; repeatable (default: the default key)",
@@ -74,9 +75,9 @@ def doctor(args: "argparse.Namespace") -> int:
     from store.cli.progress_bar import make_progress
     from store.operations.doctor import examine
 
-    datastore, namespace = open_repository(args), get_namespace(args)
-    keys = hold_keys(args.keyfile, args.master_keyfile)
-    diagnosis = examine(datastore, namespace, keys, make_progress(quiet=args.quiet))
+    namespace, keys = get_namespace(args), hold_keys(args.keyfiles, args.master_keyfile)
+    with open_without_cache(args) as datastore:
+        diagnosis = examine(datastore, namespace, keys, make_progress(quiet=args.quiet))
     _render(diagnosis, args.output_format)
     return diagnosis.exit_code
 

@@ -25,6 +25,15 @@ def open_repository(args: "argparse.Namespace") -> "Datastore":
     return open_datastore(get_settings(args))
 
 
+def open_without_cache(args: "argparse.Namespace") -> "Datastore":
+    """The same for who asks what is really there, and not what this machine has kept."""
+    from dataclasses import replace
+
+    from store.datastore.repository import open_datastore
+
+    return open_datastore(replace(get_settings(args), cache=None, cache_bytes=0))
+
+
 def get_settings(args: "argparse.Namespace") -> "RepositorySettings":
     """What holds for the command's repository, worked out once.
 

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from struct import Struct
 
+from store.datastore.settings import cache_home
+from store.errors import InvalidName
 from store.names import Digest
 
 log = logging.getLogger(__name__)
@@ -70,8 +72,7 @@ class HintFile:
     """
 
     def __init__(self, location: str) -> None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        self.path = home / "vaultway/digests" / hashlib.sha256(location.encode()).hexdigest()
+        self.path = _user_cache() / "digests" / hashlib.sha256(location.encode()).hexdigest()
 
     def read(self) -> Prefixes:
         """What is in the file; nothing if it is not as we write it."""
@@ -103,6 +104,15 @@ class HintFile:
             log.debug("%s: not written: %s", self.path, error)
             with suppress(OSError):
                 temporary.unlink()
+
+
+def _user_cache() -> Path:
+    """Of a user without a home: a place where nothing is, and nothing can be made."""
+    try:
+        return cache_home()
+    except InvalidName as error:
+        log.debug("no list of digests: %s", error)
+        return Path(os.devnull)
 
 
 def _open_file(path: Path) -> int:

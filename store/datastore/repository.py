@@ -1,9 +1,12 @@
 """From settings to an open datastore: its storage, and the wrappers that were asked for."""
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from store.backends.base import Backend, storage_error
+from store.backends.chunks import CHUNKS
+from store.backends.patience import patience
 from store.datastore.credentials import with_secrets
 from store.datastore.datastore import Datastore
 from store.datastore.options import (
@@ -14,8 +17,11 @@ from store.datastore.options import (
 from store.datastore.pbs_host import find_datastore
 from store.datastore.repository_url import parse_url
 from store.datastore.settings import RepositorySettings
-from store.errors import NotFound
+from store.errors import BackendError, NotFound, StoreError
 from store.progress import SILENT, Progress
+
+OPEN_SITE_S = 10.0
+"""How long a site of a mirror is tried until it counts as away."""
 
 
 def open_datastore(repository: str | RepositorySettings) -> Datastore:
@@ -63,15 +69,8 @@ def open_backend(settings: RepositorySettings) -> Backend:
     """`Cache(Mirror(site, sites))`, without what was not asked for. Raises as `open_datastore`."""
     settings = with_secrets(settings)
     with ExitStack() as opened:
-        sites = [
-            _open_site(site, opened, may_be_away=bool(settings.mirrors))
-            for site in (settings, *settings.mirrors)
-        ]
-        backend = sites[0]
-        if settings.mirrors:
-            from store.backends.mirror import Mirror
-
-            backend = Mirror(backend, sites[1:])
+        backend = _open_mirror(settings, opened) if settings.mirrors else _open_site(settings)
+        opened.callback(backend.close)
         if settings.cache_directory is not None:
             from store.backends.cache import Cache
 
@@ -82,18 +81,52 @@ def open_backend(settings: RepositorySettings) -> Backend:
         return backend
 
 
-def _open_site(settings: RepositorySettings, opened: ExitStack, *, may_be_away: bool) -> Backend:
-    """One storage, wrapped. `may_be_away`: there is another one to read."""
-    if settings.directory is not None:
-        backend = _wrap(_open_local(settings.directory), settings)
-    else:
-        from store.backends.s3.backend import open_s3
+def _open_mirror(settings: RepositorySettings, opened: ExitStack) -> Backend:
+    """All sites; those that are away are opened later. Raises when there is none."""
+    from store.backends.late import Late
+    from store.backends.mirror import Mirror
 
-        backend = open_s3(
-            settings.s3_config(), lambda one: _wrap(one, settings), may_be_away=may_be_away
-        )
-    opened.callback(backend.close)
+    sites: list[Backend] = []
+    errors: list[StoreError] = []
+    for one in (settings, *settings.mirrors):
+        try:
+            site = _open_site_soon(one)
+        except (NotFound, BackendError) as error:
+            if isinstance(error, BackendError) and not error.retryable:
+                raise
+            errors.append(error)
+            reopen = partial(_open_site_soon, one)
+            site = Late(one.url, reopen, error, is_object_store=one.directory is None)
+        opened.callback(site.close)
+        sites.append(site)
+    if len(errors) == len(sites):
+        raise errors[0]
+    retry_for_s = max(_retry_for_s(one) for one in (settings, *settings.mirrors))
+    mirror = Mirror(sites[0], sites[1:], retry_for_s=retry_for_s)
+    opened.pop_all()
+    return mirror
+
+
+def _open_site_soon(settings: RepositorySettings) -> Backend:
+    """One site, if it can be reached and holds a datastore: a disk may not be mounted."""
+    with patience(OPEN_SITE_S):
+        backend = _open_site(settings)
+        try:
+            if backend.stat(CHUNKS) is None:
+                raise NotFound(f"{backend.location} is not a datastore: it has no {CHUNKS}")
+        except BaseException:
+            backend.close()
+            raise
     return backend
+
+
+def _open_site(settings: RepositorySettings) -> Backend:
+    """One storage, wrapped."""
+    if settings.directory is not None:
+        return _wrap(_open_local(settings.directory), settings)
+    from store.backends.s3.backend import open_s3
+
+    return open_s3(settings.s3_config(), lambda backend: _wrap(backend, settings))
 
 
 def _wrap(backend: Backend, settings: RepositorySettings) -> Backend:
@@ -108,15 +141,20 @@ def _wrap(backend: Backend, settings: RepositorySettings) -> Backend:
             burst_bytes=settings.burst_bytes or None,
             requests_s=settings.requests_s or None,
         )
-    retry_for_s, open_for_s = settings.retry_for_s, settings.retry_for_s
-    if retry_for_s is None:  # not asked for: where every call may fail
-        retry_for_s = DEFAULT_RETRY_FOR_S if backend.is_object_store else 0.0
-        open_for_s = DEFAULT_OPEN_FOR_S
+    retry_for_s = _retry_for_s(settings)
     if retry_for_s:
         from store.backends.retry import Retry
 
+        open_for_s = DEFAULT_OPEN_FOR_S if settings.retry_for_s is None else None
         backend = Retry(backend, retry_for_s=retry_for_s, open_for_s=open_for_s)
     return backend
+
+
+def _retry_for_s(settings: RepositorySettings) -> float:
+    """Where it is not asked for: where every call may fail."""
+    if settings.retry_for_s is not None:
+        return settings.retry_for_s
+    return DEFAULT_RETRY_FOR_S if settings.directory is None else 0.0
 
 
 def _open_local(path: Path) -> Backend:

@@ -102,12 +102,11 @@ class SnapshotWriter:
                 backend, namespace, previous, begun.previous_manifest
             )
         self._backend, self._chunks, self._begun = backend, chunks, begun
-        self._candidates = Candidates(backend.location, self._previous_digests)
-        self._known = (
-            KnownChunks(backend, self._candidates, memory.listed)
-            if backend.is_object_store
-            else None
-        )
+        self._candidates: Candidates | None = None
+        self._known: KnownChunks | None = None
+        if backend.is_object_store:
+            self._candidates = Candidates(backend.location, self._previous_digests)
+            self._known = KnownChunks(backend, self._candidates, memory.listed)
         self._sync_level = sync_level
         self._durable = sync_level is SyncLevel.FILE
         self._files: dict[str, FixedIndexFile | DynamicIndexFile | None] = {}
@@ -234,7 +233,7 @@ class SnapshotWriter:
         self._sync()
         self._begun.finished = True
         self.close()
-        if self._known is not None:
+        if self._known is not None and self._candidates is not None:
             self._candidates.remember(self._known.used)
         return complete
 

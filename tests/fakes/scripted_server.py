@@ -18,12 +18,14 @@ class Step:
     """What becomes of one request: the bytes of an answer, then perhaps the end of the connection.
 
     `unread`: the answer comes before the body is read. `hold`: nothing comes until the test ends.
+    `drip`: the answer comes a byte every hundredth of a second.
     """
 
     answer: bytes = b""
     close: bool = False
     unread: bool = False
     hold: bool = False
+    drip: bool = False
 
 
 def answer(
@@ -121,5 +123,9 @@ class ScriptedServer:
         if step.hold:
             self._ended.wait()
             return False
-        connection.sendall(step.answer)
+        for position in range(len(step.answer) if step.drip else 0):
+            connection.sendall(step.answer[position : position + 1])
+            if self._ended.wait(0.01):
+                return False
+        connection.sendall(b"" if step.drip else step.answer)
         return not step.close

@@ -12,7 +12,7 @@ from store.backends.s3.keys import CHUNKS, IN_USE, OURS, Keys, check_name, is_na
 from store.backends.s3.locks import Leases
 from store.backends.s3.marker import foreign_host, make_marker
 from store.backends.s3.temporary import S3TemporaryFile
-from store.errors import AlreadyExists, BackendError, NotFound
+from store.errors import AlreadyExists, NotFound
 from store.format.blob import encode_blob_parts
 from store.format.buffer import Buffer
 from store.progress import SILENT, Progress
@@ -224,34 +224,25 @@ class S3Backend(OneCopy):
         self.client.close()
 
 
-def open_s3(
-    config: S3Config, wrap: Wrap = lambda backend: backend, *, may_be_away: bool = False
-) -> Backend:
+def open_s3(config: S3Config, wrap: Wrap = lambda backend: backend) -> Backend:
     """The backend of a datastore, read-only while a PBS holds it, unless told to take it over.
 
     Costs one request, through the wrappers that `wrap` puts around it. Raises as S3Backend; that
-    there is a datastore is not checked. `may_be_away`: one that can't be reached now is opened to
-    be read when it is back, for who has another one.
+    there is a datastore is not checked.
     """
     backend = wrap(S3Backend(config))
     try:
-        reason = _why_read_only(backend, config)
-    except BaseException as error:
-        if not (may_be_away and isinstance(error, BackendError) and error.retryable):
-            backend.close()
-            raise
-        reason = "it could not be reached when it was opened"
-    return ReadOnly(backend, reason) if reason else backend
-
-
-def _why_read_only(backend: Backend, config: S3Config) -> str | None:
-    try:
         holder = foreign_host(backend.read(IN_USE))
     except NotFound:
-        return None
+        holder = None
+    except BaseException:
+        backend.close()
+        raise
     if holder is None or config.take_over:
-        return None
-    return f"held by {holder}; when that PBS is gone for good, open it with take_over"
+        return backend
+    return ReadOnly(
+        backend, f"held by {holder}; when that PBS is gone for good, open it with take_over"
+    )
 
 
 def create_s3(config: S3Config, wrap: Wrap = lambda backend: backend) -> None:

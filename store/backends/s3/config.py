@@ -33,7 +33,8 @@ class S3Config:
             new is looked for first, and the locks alone keep two writers apart.
         take_over: write although the in-use marker names a PBS.
         connections: how many requests at once.
-        timeouts: in seconds, to connect and for each piece of an answer.
+        timeouts: in seconds, to connect and for each piece of an answer; also until all of it is
+            there, plus its size at 16 KiB/s.
     """
 
     bucket: str

@@ -1,5 +1,6 @@
 """One keep-alive connection: a request, and its whole answer."""
 
+import io
 import select
 import socket
 import ssl
@@ -9,8 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection, IncompleteRead
+from typing import Any
 
 from store.backends.base import MAX_READ
+from store.backends.patience import patience_s
 from store.backends.s3.access import Endpoint
 from store.backends.s3.config import S3Config
 from store.backends.s3.temporary import scratch_map
@@ -23,6 +26,9 @@ IDLE_S = 60.0
 
 PIECE = 256 << 10
 """Bytes given to the socket at once: its time-out is for one call."""
+
+LEAST_BYTES_S = 16 << 10
+"""An answer that comes slower, after its first `read_timeout_s`, does not come."""
 
 MAX_ERROR = 64 << 10
 MAP_FROM = 1 << 20
@@ -92,6 +98,7 @@ class Connection:
                 endpoint.host, endpoint.port, timeout=config.connect_timeout_s, context=context
             )
         )
+        self._http.response_class = _Response
         self._used_at: float | None = None
         self.is_reusable = False
         self.was_interrupted = False
@@ -115,6 +122,7 @@ class Connection:
         self.is_reusable = False
         if not was_used:
             self._connect()
+        self._http.sock.settimeout(min(self._config.read_timeout_s, patience_s()))
         try:
             whole = self._send(request)
             response = self._http.getresponse()
@@ -129,10 +137,10 @@ class Connection:
         return Answer(response.status, response.headers, body)
 
     def _connect(self) -> None:
+        self._http.timeout = min(self._config.connect_timeout_s, patience_s())
         self._http.connect()
         if self.was_interrupted:
             raise ConnectionAbortedError
-        self._http.sock.settimeout(self._config.read_timeout_s)
         if isinstance(self._http, HTTPSConnection) and self._config.fingerprint is not None:
             check_fingerprint(self._http, self._config.fingerprint)
 
@@ -163,6 +171,40 @@ class Connection:
 
     def close(self) -> None:
         self._http.close()
+
+
+class _Response(HTTPResponse):
+    """An answer that must come at some least rate as a whole, however often a byte comes."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - HTTPResponse's
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(_Paced(sock, self.fp.detach()))
+
+
+class _Paced(io.RawIOBase):
+    """A socket's bytes. Raises TimeoutError when too few have come since it was made."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
+        super().__init__()
+        self._sock, self._raw = sock, raw
+        self._timeout_s = sock.gettimeout() or 0.0
+        self._deadline = time.monotonic() + self._timeout_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:  # noqa: ANN401 - RawIOBase's
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError(f"the answer comes at less than {LEAST_BYTES_S} bytes a second")
+        self._sock.settimeout(min(left_s, self._timeout_s))
+        count = self._raw.readinto(buffer)
+        self._deadline += (count or 0) / LEAST_BYTES_S
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 def _read(response: HTTPResponse, request: Request) -> Buffer:

@@ -40,6 +40,7 @@ class Pool:
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
+        self._is_closed = False
 
     def exchange(self, request: Request) -> Answer:
         """Send a request over a free connection, or a new one, and read the whole answer.
@@ -81,7 +82,8 @@ class Pool:
     def _give_back(self, connection: Connection) -> None:
         with self._lock:
             self._busy.discard(connection)
-            keep = connection.is_reusable and not connection.was_interrupted
+            usable = connection.is_reusable and not connection.was_interrupted
+            keep = usable and not self._is_closed
             if keep and len(self._idle) < self._config.connections:
                 self._idle.append(connection)
                 return
@@ -100,8 +102,9 @@ class Pool:
                 connection.interrupt()
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and those in use when they have been used."""
         with self._lock:
+            self._is_closed = True
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()

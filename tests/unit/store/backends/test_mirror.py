@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from store.backends.chunks import write_chunk
 from store.backends.memory import MemoryBackend
 from store.backends.mirror import Mirror
-from store.backends.sites import PROBE_S
+from store.backends.retry import Retry
+from store.backends.sites import PATIENCE_S, PROBE_S
 from store.datastore.chunk_cache import ChunkCache, ChunkReader
 from store.datastore.chunk_store import ChunkStore
 from store.errors import (
@@ -49,7 +50,13 @@ class Pair:
         self.clock = Clock()
         self.madrid = RemoteSite("madrid", self.clock)
         self.amsterdam = RemoteSite("amsterdam", self.clock)
-        self.mirror = Mirror(self.madrid, [self.amsterdam], nearest=nearest, clock=self.clock)
+        self.mirror = Mirror(
+            self.madrid, [self.amsterdam], nearest=nearest, clock=self.clock, run=self.run
+        )
+
+    def run(self, probe: Callable[[], None]) -> None:
+        """At once, instead of in the background."""
+        probe()
 
     def put(self, madrid: bytes | None, amsterdam: bytes | None, name: str = NAME) -> None:
         for site, raw in ((self.madrid, madrid), (self.amsterdam, amsterdam)):
@@ -143,6 +150,84 @@ def test_metadata_is_the_primarys_alone(pair: Pair) -> None:
         "owner",
     ]
     assert pair.amsterdam.reads == []
+
+
+def retried(site: RemoteSite) -> Retry:
+    """As `open_backend` makes it: tried for five minutes, on the site's clock."""
+
+    def wait(_: threading.Event, seconds: float) -> bool:
+        site.clock.now += seconds
+        return False
+
+    return Retry(site, clock=site.clock, wait=wait)
+
+
+@pytest.mark.expect_warnings
+def test_a_near_site_that_dies_delays_one_read_by_seconds_and_no_other() -> None:
+    pair, probes = Pair(), list[Callable[[], None]]()
+    pair.put(RAW, RAW)
+    mirror = Mirror(
+        retried(pair.madrid), [pair.amsterdam], clock=pair.clock, run=probes.append, nearest=True
+    )
+    for _ in range(3):
+        mirror.read(NAME)
+    pair.amsterdam.delay_s = 0.02
+    pair.madrid.go_down()
+    took = []
+    for _ in range(60):
+        began = pair.clock.now
+        assert mirror.read(NAME) == RAW
+        took.append(pair.clock.now - began)
+        pair.clock.now += 2
+    assert sum(seconds > 1 for seconds in took) <= 1
+    assert max(took) < PATIENCE_S + 1
+    assert len(probes) >= 3  # nobody waited for them
+    pair.madrid.come_back()
+    probes.pop()()
+    pair.amsterdam.go_down()
+    assert mirror.read(NAME) == RAW
+
+
+@pytest.mark.expect_warnings
+def test_a_reader_asks_all_sites_again_until_one_is_back() -> None:
+    pair, waited = Pair(), list[float]()
+    pair.put(RAW, RAW)
+
+    def wait(_: threading.Event, seconds: float) -> bool:
+        waited.append(seconds)
+        pair.clock.now += seconds
+        if len(waited) == 5:
+            pair.amsterdam.come_back()
+        return False
+
+    mirror = Mirror(
+        pair.madrid, [pair.amsterdam], retry_for_s=300, clock=pair.clock, wait=wait, run=pair.run
+    )
+    for ask in (lambda: mirror.read(NAME), lambda: mirror.stat("")):
+        pair.madrid.go_down()
+        pair.amsterdam.go_down()
+        waited.clear()
+        assert ask()
+        assert len(waited) == 5
+
+
+@pytest.mark.expect_warnings
+def test_no_repair_waits_for_a_site_that_is_down() -> None:
+    pair = Pair()
+    third = RemoteSite("third", pair.clock)
+    pair.put(None, RAW)
+    mirror = Mirror(
+        pair.madrid, [pair.amsterdam, third], nearest=False, clock=pair.clock, run=pair.run
+    )
+    third.go_down()
+    pair.amsterdam.go_down()
+    with pytest.raises(BackendError):
+        mirror.read(NAME)
+    pair.amsterdam.come_back()
+    calls = len(third.reads)
+    assert mirror.read(NAME) == RAW
+    assert pair.madrid.memory.read(NAME) == RAW
+    assert len(third.reads) == calls
 
 
 # While the primary is away

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from store.datastore.repository import open_datastore
+from store.datastore.settings import RepositorySettings
+from tests.fakes.datastores import bare_backend, snapshot, write_snapshot
 from tests.unit.store.cli.conftest import KEYS, Vaultway
 
 SCRYPT, PBKDF2, NONE = (KEYS / f"{name}.json" for name in ("scrypt", "pbkdf2", "none"))
@@ -104,3 +107,18 @@ def test_damage(vaultway: Vaultway, golden_copy: Path) -> None:
     assert done.code == 15
     line = next(line for line in done.out.splitlines() if "vm/100" in line)
     assert line.startswith("vm/100/2025-01-02T00:00:00Z/drive-scsi0.img.fidx: ")
+
+
+def test_chunks_that_only_the_cache_has_are_missing(vaultway: Vaultway, tmp_path: Path) -> None:
+    place, cache = tmp_path / "vault", tmp_path / "kept"
+    bare_backend(place).close()
+    settings = RepositorySettings(str(place), cache=cache, cache_bytes=1 << 30)
+    with open_datastore(settings) as datastore:
+        write_snapshot(datastore, snapshot(1))
+        for chunk in datastore.backend.walk(".chunks"):
+            datastore.backend.read(f".chunks/{chunk.name}")
+    arguments = ("--repository", place, "--cache", cache, "--cache-size", "1G")
+    assert vaultway("key", "doctor", *arguments).code == 0
+    for path in list((place / ".chunks").glob("*/*")):
+        path.unlink()
+    assert vaultway("key", "doctor", *arguments).code == 15

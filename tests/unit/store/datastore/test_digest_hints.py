@@ -2,13 +2,19 @@
 
 import os
 from array import array
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from store.backends.base import Backend
+from store.backends.memory import MemoryBackend
 from store.datastore import digest_hints
 from store.datastore.digest_hints import Candidates, HintFile, prefix_of
+from store.errors import AlreadyExists
 from store.names import Digest
+from tests.fakes.datastores import open_on, snapshot, write_snapshot
+from tests.fakes.object_store import ObjectStore
 
 
 @pytest.fixture(autouse=True)
@@ -108,3 +114,21 @@ def test_prefixes_are_in_the_order_of_digests() -> None:
     assert prefix_of(b"") == 0
     assert prefix_of(digest(77)) == 77
     assert prefix_of(b"\xff" * 32) == (1 << 64) - 1
+
+
+@pytest.mark.parametrize("kind", [MemoryBackend, ObjectStore])
+def test_a_user_without_a_home_has_none(
+    kind: type[Backend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(Path, "expanduser", lambda _: no_home())
+    backend = kind()
+    with suppress(AlreadyExists):
+        backend.create()
+    for day in (1, 2):
+        write_snapshot(open_on(backend), snapshot(day))
+    assert HintFile("s3://a/b").read() == ()

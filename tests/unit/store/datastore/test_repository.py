@@ -14,10 +14,17 @@ import pytest
 from store.backends.base import Backend, ObjectStat
 from store.backends.local import LocalBackend
 from store.backends.memory import MemoryBackend
+from store.backends.patience import patience_s
+from store.backends.read_only import ReadOnly
 from store.backends.s3.config import S3Config
 from store.backends.wrapper import Wrapper
 from store.datastore import repository
-from store.datastore.repository import create_datastore, open_backend, open_datastore
+from store.datastore.repository import (
+    OPEN_SITE_S,
+    create_datastore,
+    open_backend,
+    open_datastore,
+)
 from store.datastore.settings import DEFAULT_MEMORY, RepositorySettings
 from store.errors import BackendError, InvalidName, NotFound, PermissionDenied
 from tests.fakes.datastores import bare_backend
@@ -69,7 +76,9 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> list[FakeS3]:
             return f"{type(self).__name__}({', '.join([repr(self.inner), *self.given])})"
 
     class Mirror(Wrapper):
-        def __init__(self, primary: Backend, others: Sequence[Backend]) -> None:
+        def __init__(
+            self, primary: Backend, others: Sequence[Backend], *, retry_for_s: float
+        ) -> None:
             super().__init__(primary)
             self.others = others
 
@@ -81,7 +90,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> list[FakeS3]:
     stand_in(
         monkeypatch,
         "s3.backend",
-        open_s3=lambda config, wrap, may_be_away: wrap(FakeS3(config)),
+        open_s3=lambda config, wrap: wrap(FakeS3(config)),
         create_s3=lambda config, wrap: created.append(config),
     )
     for name in ("Retry", "Limit", "Cache"):
@@ -172,6 +181,61 @@ def test_what_was_opened_is_closed_when_the_rest_fails(s3: list[FakeS3], tmp_pat
     with pytest.raises(BackendError):
         open_datastore(RepositorySettings(BUCKET, mirrors=(broken,)))
     assert s3[0].is_closed
+
+
+@pytest.mark.expect_warnings
+@pytest.mark.parametrize("away", ["primary", "mirror"])
+def test_a_mirror_is_opened_while_one_site_is_away(
+    tmp_path: Path, away: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk is not mounted; when it is, it is used."""
+    here, absent = tmp_path / "here", tmp_path / "absent"
+    bare_backend(here).close()
+    absent.mkdir()
+    sites = [absent, here] if away == "primary" else [here, absent]
+    mirrors = (RepositorySettings(str(sites[1])),)
+    with open_datastore(RepositorySettings(str(sites[0]), mirrors=mirrors)) as datastore:
+        [record] = caplog.records
+        assert str(absent) in record.getMessage()
+        assert datastore.list_groups() == []
+        if away == "primary":
+            with pytest.raises(BackendError, match=r"nothing can be written.*absent"):
+                datastore.backend.lock_store()
+            bare_backend(absent).close()
+            datastore.backend.write("owner", (b"x",))
+            assert (absent / "owner").exists()
+
+
+def test_a_mirror_is_not_opened_when_no_site_is_there(tmp_path: Path) -> None:
+    mirrors = (RepositorySettings(str(tmp_path / "two")),)
+    with pytest.raises(NotFound, match="one does not exist"):
+        open_datastore(RepositorySettings(str(tmp_path / "one"), mirrors=mirrors))
+
+
+@pytest.mark.expect_warnings
+def test_a_bucket_is_given_up_soon_where_there_are_mirrors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its in-use marker is read when it is back, before anything is written."""
+    bare_backend(tmp_path).close()
+    trouble, given = [True], []
+
+    def open_s3(config: S3Config, wrap: object) -> Backend:
+        given.append(patience_s())
+        if trouble:
+            raise BackendError("no answer", retryable=True)
+        return ReadOnly(FakeS3(config), "held by a PBS")
+
+    FakeS3.opened = []
+    stand_in(monkeypatch, "s3.backend", open_s3=open_s3)
+    settings = RepositorySettings(BUCKET, mirrors=(RepositorySettings(str(tmp_path)),))
+    with open_datastore(settings) as datastore:
+        assert given == [OPEN_SITE_S]
+        assert datastore.backend.is_object_store
+        trouble.clear()
+        with pytest.raises(PermissionDenied, match="held by a PBS"):
+            datastore.backend.write("owner", (b"",))
+    assert FakeS3.opened[0].is_closed
 
 
 def test_create_in_a_bucket(s3: list[Any]) -> None:

@@ -5,6 +5,7 @@ import math
 import os
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from store.backends.base import MAX_READ
+from store.backends.patience import patience
 from store.backends.s3.client import Head, S3Client
 from store.backends.s3.config import S3Config
 from store.backends.s3.errors import parse_date
@@ -272,6 +274,21 @@ def test_a_new_connection_is_not_stale() -> None:
 def test_a_server_that_does_not_answer() -> None:
     with serving(HOLD, read_timeout_s=0.05) as (client, _), failing(retryable=True):
         client.get(KEY)
+
+
+def test_a_caller_without_patience_is_not_kept_for_the_whole_time_out() -> None:
+    with serving(HOLD, read_timeout_s=600) as (client, _), failing(retryable=True), patience(0.05):
+        client.get(KEY)
+
+
+def test_a_server_that_sends_a_byte_now_and_then() -> None:
+    """Each comes within the time-out, but at that rate the answer never does."""
+    drips = Step(answer(body=bytes(10_000)).answer, drip=True)
+    with serving(drips, read_timeout_s=0.2) as (client, _):
+        began = time.monotonic()
+        with failing(retryable=True):
+            client.get(KEY)
+        assert time.monotonic() - began < 5
 
 
 def test_nobody_listens() -> None:
