@@ -16,6 +16,8 @@ from store.cli.options import (
     load_key,
     repository_name,
 )
+from store.datastore.option_kinds import MEMORY
+from store.datastore.options import label
 from store.errors import InvalidName
 
 if TYPE_CHECKING:
@@ -126,7 +128,9 @@ def _work(
     settings = get_settings(args)
     _refuse_to_hide(settings, mountpoint)
     if settings.memory_bytes < MIN_MEMORY:
-        raise InvalidName(f"memory: a mount needs at least {MIN_MEMORY >> 20}M, two chunks")
+        what = label("memory", given := args.chosen.options["memory"])
+        size = MEMORY.format(given.value)
+        raise InvalidName(f"{what} {size}: a mount needs at least {MIN_MEMORY >> 20}M, two chunks")
     namespace = get_namespace(args)
     key = load_key(args)
     settings = with_secrets(settings)

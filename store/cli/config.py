@@ -1,5 +1,6 @@
 """`vaultway config`: see whether the configuration is right, and what it comes to."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from store.cli.options import (
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from store.errors import StoreError
 
 HIDDEN = "(hidden)"
+PREFIX = "VAULTWAY_"
+OTHER_VARIABLES = frozenset((f"{PREFIX}CONFIG", f"{PREFIX}DEBUG"))
 NOTES = """\
 the configuration is /etc/vaultway/config.toml and ~/.config/vaultway/config.toml, whose
 repositories replace those of the same name; or the one file of --config or $VAULTWAY_CONFIG:
@@ -87,6 +90,10 @@ def check(args: "argparse.Namespace") -> int:
         write_line(f"error: {problem}")
     for place in configuration.unreadable:
         write_line(f"{place}: not readable for you, left out")
+    for advice in _unknown_variables():
+        write_line(f"warning: {advice}")
+    if not problems:
+        _say_if_empty(configuration, args.output_format)
     rows: list[Row] = []
     for name in sorted(configuration.repositories) if not problems else ():
         chosen = configuration.choose(name)
@@ -97,6 +104,24 @@ def check(args: "argparse.Namespace") -> int:
     columns = (Column("repository"), Column("url"), Column("state"))
     render(rows, args.output_format, columns)
     return problems[0].exit_code if problems else 0
+
+
+def _unknown_variables() -> "Iterator[str]":
+    """A line for each variable that looks like one of ours and is none."""
+    from store.datastore.configuration_file import did_you_mean
+    from store.datastore.options import OPTIONS
+
+    known = {option.variable: option.name for option in OPTIONS}
+    for variable in sorted(os.environ.keys() - known.keys() - OTHER_VARIABLES):
+        if variable.startswith(PREFIX):
+            close = did_you_mean(variable.removeprefix(PREFIX), known.values())
+            yield f"${variable} means nothing{close}"
+
+
+def _say_if_empty(configuration: "Configuration", output_format: str) -> None:
+    """Say where repositories were looked for, when there are none."""
+    if not configuration.repositories and output_format == "text":
+        say(f"no repository has a name; looked for {', '.join(map(str, configuration.places))}")
 
 
 def _problem_of(
@@ -121,8 +146,8 @@ def show(args: "argparse.Namespace") -> None:
 
     configuration = load_configuration(args.config)
     names = [args.name] if args.name else sorted(configuration.repositories)
-    if not names and args.output_format == "text":
-        say(f"no repository has a name; looked for {', '.join(map(str, configuration.places))}")
+    if not names:
+        _say_if_empty(configuration, args.output_format)
     rows: list[Row] = []
     for name in names:
         chosen = configuration.choose(name, *layers(args))

@@ -16,7 +16,7 @@ from store.cli.options import (
     get_namespace,
 )
 from store.cli.output import print_json, say
-from store.cli.repository import open_without_cache
+from store.cli.repository import configured_keyfile, open_without_cache
 from store.errors import KeyRequired, StoreError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def add_commands(noun: Any) -> None:  # noqa: ANN401 - argparse has no public ty
         dest="keyfiles",  # a repository has one at most
         metavar="PATH",
         action="append",
-        help="a key you hold; repeatable (default: the default key)",
+        help="a key you hold, beside the repository's; repeatable (default: the default key)",
     )
     add(
         "--master-keyfile",
@@ -75,15 +75,17 @@ def doctor(args: "argparse.Namespace") -> int:
     from store.cli.progress_bar import make_progress
     from store.operations.doctor import examine
 
-    namespace, keys = get_namespace(args), hold_keys(args.keyfiles, args.master_keyfile)
+    namespace, configured = get_namespace(args), configured_keyfile(args)
+    paths = [*map(Path, args.keyfiles or ()), *([configured] if configured else [])]
+    keys = hold_keys(paths, args.master_keyfile)
     with open_without_cache(args) as datastore:
         diagnosis = examine(datastore, namespace, keys, make_progress(quiet=args.quiet))
     _render(diagnosis, args.output_format)
     return diagnosis.exit_code
 
 
-def hold_keys(paths: list[str] | None, master_path: str | None) -> "HeldKeys":
-    """Open the key files named, or the default one, and look for others to point at.
+def hold_keys(paths: list[Path], master_path: str | None) -> "HeldKeys":
+    """Open the key files of `paths`, or the default one, and look for others to point at.
 
     One that does not open is reported where it is missed: the rest is examined all the same.
 
@@ -93,10 +95,9 @@ def hold_keys(paths: list[str] | None, master_path: str | None) -> "HeldKeys":
     from store.operations.doctor import HeldKeys
 
     default = find_default(DEFAULT_KEY_NAME)
-    named = [Path(path) for path in paths] if paths is not None else []
     opened: dict[Fingerprint, CryptConfig] = {}
     known: dict[Fingerprint, str] = dict(_key_files_elsewhere())
-    for path in named or ([default] if default is not None else []):
+    for path in paths or ([default] if default is not None else []):
         key_file = read_key_file(path)
         try:
             key = unlock(key_file, f"Passphrase of {path}")

@@ -93,7 +93,7 @@ def _from_fd(text: str) -> bytes:
 
 
 def _from_command(command: str) -> bytes:
-    return run_secret_command(command, KeyRequired)
+    return run_secret_command(command, KeyRequired, "password command")
 
 
 def _credential(variable: str) -> bytes | None:

@@ -133,6 +133,7 @@ class _Reading:
             with self._noting(*place, key):
                 if key != "url" or place == ("defaults",):
                     options[key] = self._option(place, key, value)
+                    self._check_secrecy(key)
         return options
 
     def _option(self, place: tuple[str, ...], key: str, value: object) -> Given:
@@ -143,11 +144,12 @@ class _Reading:
         is_general = len(place) == 1
         if is_general and BY_NAME[key].kind is LIST:
             raise InvalidName(f"{key} belong to one repository, not into {where}")
-        given = Given(self._read(BY_NAME[key], value), self._origin(*place, key), is_general)
+        return Given(self._read(BY_NAME[key], value), self._origin(*place, key), is_general)
+
+    def _check_secrecy(self, key: str) -> None:
         if BY_NAME[key].is_secret and stat.S_ISREG(self._mode) and self._mode & OTHERS:
             path = shlex.quote(str(self._found.path))
             raise PermissionDenied(f"{key} in a file that others can read; run chmod 600 {path}")
-        return given
 
     def _read(self, option: Option, value: object) -> object:
         try:

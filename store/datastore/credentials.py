@@ -6,7 +6,12 @@ from dataclasses import replace
 
 from store.backends.base import storage_error
 from store.datastore.repository_url import S3_SCHEME
-from store.datastore.secret_sources import first_line, read_secret_file, run_secret_command
+from store.datastore.secret_sources import (
+    check_private,
+    first_line,
+    read_secret_file,
+    run_secret_command,
+)
 from store.datastore.settings import RepositorySettings
 from store.errors import InvalidName, PermissionDenied
 
@@ -39,14 +44,16 @@ def with_secrets(
 
 
 def _secret_key(settings: RepositorySettings) -> str:
-    what = f"repository {settings.name or settings.url}: secret key"
+    what = f"repository {settings.name or settings.url}: secret-key"
     try:
         if settings.secret_key_file:
-            what = f"{what} file {settings.secret_key_file}"
+            what = f"{what}-file {settings.secret_key_file}"
+            check_private(settings.secret_key_file.stat(), what)
             raw = read_secret_file(settings.secret_key_file)
         else:
-            what = f"{what} command {settings.secret_key_cmd}"
-            raw = run_secret_command(settings.secret_key_cmd or "", PermissionDenied)
+            command, option = settings.secret_key_cmd or "", f"{what}-cmd"
+            what = f"{option} {command}"
+            raw = run_secret_command(command, PermissionDenied, option)
         secret = first_line(raw).decode()
     except OSError as error:
         raise storage_error(error, what) from error

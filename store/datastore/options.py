@@ -78,7 +78,11 @@ OPTIONS = (
     _secret(
         "secret-key", kinds.TEXT, "S3 secret key, visible in `ps` if given here", is_secret=True
     ),
-    _secret("secret-key-file", kinds.FILE, "a file whose first line it is"),
+    _secret(
+        "secret-key-file",
+        kinds.FILE,
+        "a file for you alone (or root's, 0444) whose first line it is",
+    ),
     _secret("secret-key-cmd", kinds.COMMAND, "a command that prints it"),
     _s3("session-token", kinds.TEXT, "of temporary keys", is_secret=True),
     _s3(
@@ -137,6 +141,12 @@ class Repository(NamedTuple):
     name: str | None
     url: Given
     options: Layer
+
+
+def label(name: str, given: Given) -> str:
+    """The option as who gave it wrote it: `--ca-file`, `/etc/x.toml line 3: ca-file`."""
+    is_named = given.origin.endswith((name, BY_NAME[name].variable))
+    return given.origin if is_named else f"{given.origin}: {name}"
 
 
 def merge(*layers: Layer) -> dict[str, Given]:

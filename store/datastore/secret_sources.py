@@ -1,10 +1,15 @@
 """Secrets that a file has or a command prints: their first line. Cheap to import."""
 
+import os
+import stat
 from pathlib import Path
 
-from store.errors import InvalidName, StoreError
+from store.errors import InvalidName, PermissionDenied, StoreError
 
 SECRET_SIZE = 64 << 10
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
+WRITABLE = stat.S_IWUSR | WRITABLE_BY_OTHERS
 
 
 def first_line(data: bytes) -> bytes:
@@ -18,8 +23,26 @@ def read_secret_file(path: str | Path) -> bytes:
         return file.read(SECRET_SIZE)
 
 
-def run_secret_command(command: str, failure: type[StoreError]) -> bytes:
+def check_private(status: os.stat_result, what: str) -> None:
+    """Refuse a secret's file that others can write, or read: but root's that nobody can write.
+
+    Those are a container's secrets, 0444. What is no regular file, such as a pipe, passes.
+
+    Raises PermissionDenied, beginning with `what`.
+    """
+    mode = status.st_mode
+    is_given_by_root = status.st_uid == 0 and not mode & WRITABLE
+    if not stat.S_ISREG(mode):
+        return
+    for others, verb in ((WRITABLE_BY_OTHERS, "write"), (READABLE_BY_OTHERS, "read")):
+        if mode & others and not is_given_by_root:
+            raise PermissionDenied(f"{what}: others can {verb} it; run chmod 600 on it")
+
+
+def run_secret_command(command: str, failure: type[StoreError], what: str) -> bytes:
     """What a command prints; split as a shell would, but run without one.
+
+    Messages begin with `what`, which names where the command was given.
 
     Raises OSError, InvalidName (not a command line), and `failure` for an exit code.
     """
@@ -29,10 +52,10 @@ def run_secret_command(command: str, failure: type[StoreError]) -> bytes:
     try:
         arguments = shlex.split(command)
     except ValueError as error:
-        raise InvalidName(f"password command {command!r}: {error}") from error
+        raise InvalidName(f"{what} {command!r}: {error}") from error
     if not arguments:
-        raise InvalidName("the password command is empty")
+        raise InvalidName(f"{what} is empty")
     done = subprocess.run(arguments, stdout=subprocess.PIPE, check=False)
     if done.returncode:
-        raise failure(f"password command {arguments[0]}: exit code {done.returncode}")
+        raise failure(f"{what} {arguments[0]}: exit code {done.returncode}")
     return done.stdout

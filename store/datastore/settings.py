@@ -16,8 +16,10 @@ from store.datastore.options import (
     SECRET_SOURCES,
     Given,
     Repository,
+    label,
 )
 from store.datastore.repository_url import S3_SCHEME
+from store.datastore.secret_sources import check_private
 from store.errors import InvalidName, PermissionDenied
 
 if TYPE_CHECKING:
@@ -140,11 +142,11 @@ def make_settings(
     for option, given in options.items():
         for other in sorted(BY_NAME[option].excludes & options.keys()):
             raise InvalidName(f"{given.origin}: {option} and {other} exclude each other")
-    has_secret = bool(SECRET_FORMS & options.keys())
-    if has_secret != ("access-key" in options):
-        both = ("a secret key", "access-key") if has_secret else ("access-key", "secret-key")
-        what = f"{both[0]} without {both[1]}; give both or neither"
-        raise InvalidName(f"repository {repository.name or url}: {what}")
+    secrets = sorted(SECRET_FORMS & options.keys())
+    if bool(secrets) != ("access-key" in options):
+        there, missing = (secrets[0], "access-key") if secrets else ("access-key", "secret-key")
+        what = f"{label(there, options[there])} without {missing}"
+        raise InvalidName(f"{what}; give both or neither")
     fields = {BY_NAME[option].field: given.value for option, given in options.items()}
     return RepositorySettings(url, repository.name, **{**fields, "mirrors": mirrors})
 
@@ -158,26 +160,42 @@ def applicable(repository: Repository) -> dict[str, Given]:
     meaningless = {n: g for n, g in repository.options.items() if not BY_NAME[n].applies_to(url)}
     for name, given in meaningless.items():
         if not given.is_general:
-            raise InvalidName(
-                f"{given.origin}: {name} is for s3://… only, and {url} is a directory"
-            )
+            what = label(name, given)
+            raise InvalidName(f"{what} is for s3://… only, and {url} is a directory")
     return {n: given for n, given in repository.options.items() if n not in meaningless}
 
 
 def check_files(repository: Repository, *names: str) -> None:
-    """See whether the files that its options name can be read: those of `names`, or all.
+    """See whether the files that its options name are of use: those of `names`, or all.
 
-    Raises NotFound, PermissionDenied, BackendError.
+    Raises NotFound, PermissionDenied (unreadable, or a secret that others can read),
+    InvalidName (no certificates), BackendError.
     """
     for name, given in applicable(repository).items():
         if BY_NAME[name].kind is kinds.FILE and (not names or name in names):
-            what = f"{given.origin}: {name} {given.value}"
-            try:
-                given.value.stat()
-            except OSError as error:
-                raise storage_error(error, what) from error
-            if not os.access(given.value, os.R_OK):
-                raise PermissionDenied(f"{what}: cannot be read")
+            _check_file(name, given.value, f"{label(name, given)} {given.value}")
+
+
+def _check_file(name: str, path: Path, what: str) -> None:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise storage_error(error, what) from error
+    if not os.access(path, os.R_OK):
+        raise PermissionDenied(f"{what}: cannot be read")
+    if name == "secret-key-file":
+        check_private(status, what)
+    elif name == "ca-file":
+        _check_certificates(path, what)
+
+
+def _check_certificates(path: Path, what: str) -> None:
+    import ssl
+
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise InvalidName(f"{what}: has no certificates in PEM") from error
 
 
 def cache_home() -> Path:

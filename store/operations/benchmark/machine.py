@@ -10,7 +10,7 @@ import zstandard
 from zlib_ng.zlib_ng import crc32
 
 from store.format.blob import COMPRESSION_LEVEL
-from store.format.chunker import Chunker
+from store.format.chunker import AVERAGE, Chunker
 from store.format.crypt import IV_SIZE, CryptConfig
 from store.operations.benchmark.crew import Crew
 from store.operations.benchmark.prediction import CPU_STEPS, Rate
@@ -21,12 +21,15 @@ WORD_SIZE, WORDS, RARITY = 12, 4096, 3
 """The samples: random words, some of them much more often than others. zstd makes a third of them,
 as of programs and documents."""
 
+STREAM_SIZE = 4 * AVERAGE
+"""What is cut, whatever the size of the chunks: the cutter never looks at the first MiB of one."""
 
-def make_samples(size: int) -> list[bytes]:
+
+def make_samples(size: int, count: int = SAMPLES) -> list[bytes]:
     """Chunks that compress as programs and documents do; the same each time, no two alike."""
     random = numpy.random.default_rng(1)
     words = random.integers(0, 256, (WORDS, WORD_SIZE), dtype=numpy.uint8)
-    numbers = [random.random(-(-size // WORD_SIZE)) ** RARITY for _ in range(SAMPLES)]
+    numbers = [random.random(-(-size // WORD_SIZE)) ** RARITY for _ in range(count)]
     return [words[(chosen * WORDS).astype(int)].tobytes()[:size] for chosen in numbers]
 
 
@@ -56,17 +59,19 @@ def measure_machine(
         "crc32": crc32,
         "chunker": _scan,
     }
+    stream = make_samples(STREAM_SIZE, 1)
     rates = []
     for name in CPU_STEPS:
+        data = stream if name == "chunker" else plain
         for threads in (1, cores):
-            rates.append(Rate(name, threads, _rate(steps[name], plain, threads, seconds)))
+            rates.append(Rate(name, threads, _rate(steps[name], data, threads, seconds)))
             progress.advance(1)
     return tuple(rates)
 
 
-def _scan(chunk: bytes) -> None:
-    """Look for cuts as in a stream."""
-    chunker, view = Chunker(), memoryview(chunk)
+def _scan(stream: bytes) -> None:
+    """Look for cuts."""
+    chunker, view = Chunker(), memoryview(stream)
     while view and (cut := chunker.scan(view)):
         view = view[cut:]
 

@@ -60,9 +60,9 @@ def run_benchmark(request: BenchmarkRequest, progress: Progress = SILENT) -> Ben
     threads = tuple(sorted({1, 4, backend.parallelism}))
     progress.start(2 * len(CPU_STEPS) + 2 + 2 * len(threads), "measurements")
     try:
-        machine = measure_machine(plain, cores, request.seconds / 10, progress)
-        stored = [encode_blob(chunk, request.key, iv=_iv(request.key)) for chunk in plain]
         with scratch_directory(backend) as directory:
+            machine = measure_machine(plain, cores, request.seconds / 10, progress)
+            stored = [encode_blob(chunk, request.key, iv=_iv(request.key)) for chunk in plain]
             bench = StorageBench(backend, directory, stored, request.seconds, progress)
             storage = tuple(rate for number in threads for rate in bench.put_and_get(number))
             latencies = bench.latencies()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from store.backends.base import Backend
-from store.errors import NotFound, StoreError
+from store.errors import NotFound, PermissionDenied, StoreError
 from store.format.buffer import Buffer
 from store.operations.benchmark.crew import Crew
 from store.operations.benchmark.prediction import Rate
@@ -35,11 +35,21 @@ class Latency:
 
 @contextmanager
 def scratch_directory(backend: Backend) -> Iterator[str]:
-    """A new directory for objects that come and go; taken away with all in it at the end."""
+    """A new directory for objects that come and go; taken away with all in it at the end.
+
+    Who may not write hears it at once: a first object is put. Raises PermissionDenied,
+    BackendError, OutOfSpace.
+    """
     directory = f"{SCRATCH}/{os.urandom(8).hex()}"
     made = [parent for parent in (SCRATCH, OURS) if backend.stat(parent) is None]
+    was_refused = False
     try:
-        backend.mkdir(directory)
+        try:
+            backend.mkdir(directory)
+            backend.write(f"{directory}/first", (b"first",), exclusive=True)
+        except PermissionDenied:
+            was_refused = True
+            raise
         yield directory
     finally:
         try:
@@ -47,7 +57,9 @@ def scratch_directory(backend: Backend) -> Iterator[str]:
             for parent in made:
                 backend.rmdir(parent)  # stays if it is somebody else's by now
         except StoreError as error:
-            log.warning("%s/%s is left behind, remove it: %s", backend.location, directory, error)
+            if not was_refused:  # else there is nothing
+                place = f"{backend.location}/{directory}"
+                log.warning("%s is left behind, remove it: %s", place, error)
 
 
 class StorageBench:

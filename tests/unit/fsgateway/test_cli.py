@@ -107,3 +107,11 @@ def test_a_mount_does_not_hide_its_cache(tmp_path: Path, monkeypatch: pytest.Mon
     args = parse("mount", "-f", "s3://bucket/store", str(tmp_path / "m"), "-o", cache)
     with pytest.raises(InvalidName, match=r"would hide what it reads, .*/m/chunks"):
         args.handler(args)
+
+
+def test_a_mount_with_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAULTWAY_CONFIG", "/dev/null")
+    (tmp_path / "m").mkdir()
+    args = parse("mount", "-f", "s3://bucket/store", str(tmp_path / "m"), "-o", "memory=1M")
+    with pytest.raises(InvalidName, match=r"^-o memory 1M: a mount needs at least 32M"):
+        args.handler(args)

@@ -120,6 +120,39 @@ def test_check_looks_for_files(vaultway: Vaultway, file: Path, tmp_path: Path) -
     assert f"{file} line 3: keyfile /nonexistent/key: No such file or directory" in done.out
 
 
+def test_check_looks_into_files(vaultway: Vaultway, file: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("no certificate")
+    wrong.chmod(0o644)
+    url = '[repository.a]\nurl = "s3://bucket/a"\n'
+    file.write_text(f'{url}ca-file = "{wrong}"\n')
+    done = vaultway("config", "check")
+    assert done.code == 2
+    assert f"{file} line 3: ca-file {wrong}: has no certificates in PEM" in done.out
+    file.write_text(f'{url}access-key = "AK"\nsecret-key-file = "{wrong}"\n')
+    done = vaultway("config", "check")
+    assert done.code == 11
+    assert f"{file} line 4: secret-key-file {wrong}: others can read it" in done.out
+
+
+def test_a_flag_is_named_once(vaultway: Vaultway) -> None:
+    done = vaultway("snapshot", "list", "--repository", "s3://bucket/a", "--ca-file", "/nope")
+    assert (done.code, done.err) == (10, "vaultway: --ca-file /nope: No such file or directory\n")
+
+
+def test_check_without_a_configuration(
+    vaultway: Vaultway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Says where it looked, and which variables nobody reads."""
+    monkeypatch.setenv("VAULTWAY_MEMRY", "1G")
+    monkeypatch.setenv("VAULTWAY_DEBUG", "")
+    done = vaultway("config", "check")
+    assert done.code == 0
+    assert f"{tmp_path}/config/vaultway/config.toml" in done.out
+    assert done.err == "warning: $VAULTWAY_MEMRY means nothing; did you mean 'memory'?\n"
+    assert vaultway("config", "check", "--output-format", "json").out == "[]\n"
+
+
 def test_check_by_opening(vaultway: Vaultway, file: Path, store: Path, tmp_path: Path) -> None:
     bare_backend(store).close()
     file.write_text(f'[repository.a]\nurl = "{store}"\n[repository.b]\nurl = "{tmp_path}/none"\n')
@@ -186,7 +219,7 @@ def test_wrong_flags(vaultway: Vaultway, store: Path) -> None:
     done = vaultway("snapshot", "list", "--repository", store, "--endpoint", "https://x")
     assert (done.code, done.err) == (
         2,
-        f"vaultway: --endpoint: endpoint is for s3://… only, and {store} is a directory\n",
+        f"vaultway: --endpoint is for s3://… only, and {store} is a directory\n",
     )
 
 

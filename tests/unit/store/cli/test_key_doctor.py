@@ -32,6 +32,14 @@ def test_all_keys(vaultway: Vaultway) -> None:
     assert done.out.endswith("all can be opened\n")
 
 
+def test_the_repositorys_key_counts_too(
+    vaultway: Vaultway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VAULTWAY_KEYFILE", str(SCRYPT))
+    assert "host/encrypted" not in vaultway("key", "doctor").out
+    assert vaultway("key", "doctor", *options(PBKDF2, NONE)).code == 0
+
+
 @pytest.mark.parametrize("missing", NEEDED)
 def test_one_key_less(vaultway: Vaultway, missing: str) -> None:
     keys = [key for group, key in NEEDED.items() if group != missing]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import botocore
 import pytest
 
 from store.datastore import configuration as module
@@ -224,7 +225,7 @@ def test_all_mistakes_are_found(tmp_path: Path) -> None:
 
 def test_a_key_and_no_secret(tmp_path: Path) -> None:
     with pytest.raises(
-        InvalidName, match="repository a: access-key without secret-key; give both or neither"
+        InvalidName, match="line 3: access-key without secret-key; give both or neither"
     ):
         load(tmp_path, '[repository.a]\nurl = "s3://bucket/a"\naccess-key = "x"\n')
 
@@ -236,6 +237,7 @@ def test_secrets_are_for_the_owner_alone(tmp_path: Path, mode: int) -> None:
     with pytest.raises(PermissionDenied, match=r"line 4: secret-key .* run chmod 600 /") as caught:
         load(tmp_path, text, mode)
     assert "canary" not in str(caught.value)
+    assert len(read_configuration(str(tmp_path / "config.toml")).problems) == 1, "the key is there"
     load(tmp_path, text.replace('secret-key = "canary"', 'secret-key-file = "/x"'), mode)
 
 
@@ -255,6 +257,9 @@ def test_files_that_are_missing(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"config.toml line 6: ca-file /.*ca.pem: No such file"):
         found.check_files(chosen)
     (tmp_path / "ca.pem").touch()
+    with pytest.raises(InvalidName, match=r"line 6: ca-file /.*ca.pem: has no certificates"):
+        found.check_files(chosen, "ca-file")
+    (tmp_path / "ca.pem").write_bytes(Path(botocore.__file__).with_name("cacert.pem").read_bytes())
     found.check_files(chosen, "ca-file")
     with pytest.raises(NotFound, match=r"config.toml line 7: keyfile /none"):
         found.check_files(chosen)

@@ -3,8 +3,11 @@
 The storage behind s3:// and the wrappers are stand-ins, which say what they were given.
 """
 
+import os
+import stat
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,6 +28,7 @@ from store.datastore.repository import (
     open_backend,
     open_datastore,
 )
+from store.datastore.secret_sources import check_private
 from store.datastore.settings import DEFAULT_MEMORY, RepositorySettings
 from store.errors import BackendError, InvalidName, NotFound, PermissionDenied
 from tests.fakes.datastores import bare_backend
@@ -260,6 +264,7 @@ class TestSecrets:
 
     def test_file_and_command(self, s3: list[FakeS3], tmp_path: Path) -> None:
         (tmp_path / "secret").write_text("sé cret\r\nmore\n")
+        (tmp_path / "secret").chmod(0o600)
         found = self.config(s3, access_key="a", secret_key_file=tmp_path / "secret")
         assert found == ("a", "sé cret", None)
         found = self.config(s3, access_key="a", secret_key_cmd="printf 's t\\nmore'")
@@ -268,13 +273,13 @@ class TestSecrets:
     @pytest.mark.parametrize(
         ("settings", "error", "message"),
         [
-            ({"secret_key_file": Path("/none")}, NotFound, "secret key file /none: No such file"),
+            ({"secret_key_file": Path("/none")}, NotFound, "secret-key-file /none: No such file"),
             ({"secret_key_file": Path("/dev/null")}, InvalidName, "gave nothing"),
-            ({"secret_key_cmd": "false"}, PermissionDenied, "false: exit code 1"),
+            ({"secret_key_cmd": "false"}, PermissionDenied, "secret-key-cmd false: exit code 1"),
             (
                 {"secret_key_cmd": "no-such-program x"},
                 NotFound,
-                "command no-such-program x: No such",
+                "secret-key-cmd no-such-program x: No such",
             ),
             ({"secret_key_cmd": "'"}, InvalidName, "No closing quotation"),
             ({"secret_key_cmd": "printf '\\377'"}, InvalidName, "not UTF-8"),
@@ -285,6 +290,25 @@ class TestSecrets:
     ) -> None:
         with pytest.raises(error, match=message):
             self.config(s3, access_key="a", **settings)
+
+    @pytest.mark.parametrize("mode", [0o620, 0o602, 0o640, 0o604, 0o666])
+    def test_a_file_that_others_can_read_or_write(
+        self, s3: list[FakeS3], tmp_path: Path, mode: int
+    ) -> None:
+        (tmp_path / "secret").write_text("canary")
+        (tmp_path / "secret").chmod(mode)
+        verb = "write" if mode & 0o022 else "read"
+        with pytest.raises(PermissionDenied, match=f"secret-key-file .*others can {verb} it"):
+            self.config(s3, access_key="a", secret_key_file=tmp_path / "secret")
+
+    @pytest.mark.parametrize(
+        ("owner", "mode", "is_fine"),
+        [(0, 0o444, True), (0, 0o644, False), (7, 0o444, False), (7, 0o400, True), (7, 0, True)],
+    )
+    def test_a_containers_secret_is_roots(self, owner: int, mode: int, is_fine: bool) -> None:
+        status = os.stat_result((stat.S_IFREG | mode, 0, 0, 1, owner, 0, 0, 0, 0, 0))
+        with nullcontext() if is_fine else pytest.raises(PermissionDenied, match="others can read"):
+            check_private(status, "the file")
 
     def test_the_environments_keys_become_settings(
         self, s3: list[FakeS3], monkeypatch: pytest.MonkeyPatch

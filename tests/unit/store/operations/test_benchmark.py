@@ -8,14 +8,18 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from store.backends.base import Backend
 from store.backends.memory import MemoryBackend
+from store.backends.read_only import ReadOnly
 from store.backends.wrapper import Wrapper
-from store.errors import BackendError
+from store.errors import BackendError, PermissionDenied
+from store.format import chunker
 from store.format.buffer import Buffer
 from store.format.crypt import CryptConfig
-from store.operations.benchmark import BenchmarkRequest, run_benchmark
-from store.operations.benchmark.machine import make_samples
+from store.operations.benchmark import BenchmarkRequest, run, run_benchmark
+from store.operations.benchmark.machine import make_samples, measure_machine
 from store.operations.benchmark.prediction import CPU_STEPS, Measured, Rate, predict
+from store.progress import SILENT
 
 KEY = CryptConfig(bytes(range(32)))
 MB = 1e6
@@ -64,7 +68,7 @@ class Watched(Wrapper):
         return sorted(found.name for found in self.memory.walk(""))
 
 
-def quick(backend: Watched, key: CryptConfig | None = None) -> BenchmarkRequest:
+def quick(backend: Backend, key: CryptConfig | None = None) -> BenchmarkRequest:
     return BenchmarkRequest(backend, key, 64 << 10, 0.002)
 
 
@@ -102,7 +106,31 @@ def test_nothing_is_left_when_it_is_interrupted(fail_at: int, error: BaseExcepti
         run_benchmark(quick(backend))
     assert backend.names() == before
     assert backend.memory.stat(".vaultway") is None
-    assert backend.interrupted
+    assert backend.interrupted == (fail_at > 1), "the first put is nobody else's"
+
+
+def test_who_may_not_write_hears_it_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before ten seconds of measuring, and with no word of objects that never were."""
+    monkeypatch.setattr(run, "measure_machine", None)
+    backend = Watched()
+    with pytest.raises(PermissionDenied, match="is read-only: held by a PBS"):
+        run_benchmark(quick(ReadOnly(backend, "held by a PBS")))
+    assert (backend.touched, caplog.records) == ([], [])
+
+
+def test_the_cutter_has_something_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It skips the first MiB of a chunk: in small ones it would find nothing, endlessly fast."""
+    looked: list[int] = []
+
+    def find_cut(data: Buffer, start: int, end: int, mask: int, threshold: int) -> int:
+        looked.append(end - start)
+        return 0
+
+    monkeypatch.setattr(chunker, "find_cut", find_cut)
+    measure_machine(make_samples(64 << 10), 1, 0.001, SILENT)
+    assert max(looked) > 8 << 20
 
 
 @pytest.mark.expect_warnings
