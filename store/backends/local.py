@@ -13,7 +13,6 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
 from store.backends.base import (
-    MAX_READ,
     Listed,
     ObjectStat,
     OneCopy,
@@ -21,6 +20,7 @@ from store.backends.base import (
     Walked,
     storage_error,
 )
+from store.backends.chunks import max_read
 from store.backends.local_create import CHUNKS, create_layout
 from store.backends.local_files import FileWriter, LocalTemporaryFile, sync_directory
 from store.backends.local_locks import HeldLocks, lock_file, lock_path, lock_record
@@ -131,12 +131,12 @@ class LocalBackend(OneCopy):
     def read(self, name: str) -> bytes:
         path = self._path(name)
         try:
-            return _read_file(path)
+            return _read_file(path, max_read(name))
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise storage_error(error, path) from error
         with _naming(path):  # NFS: replaced on another host while we read; the new one is as good
-            return _read_file(path)
+            return _read_file(path, max_read(name))
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         path = self._path(name)
@@ -344,11 +344,11 @@ def _sync_file_system(descriptor: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def _read_file(path: str) -> bytes:
+def _read_file(path: str, limit: int) -> bytes:
     descriptor = os.open(path, READ_FLAGS)
     try:
         size = _regular_size(descriptor, path)
-        if size > MAX_READ:
+        if size > limit:
             raise FormatError(f"{path}: {size} bytes, more than any such file has")
         data = os.read(descriptor, size)
         return data if len(data) == size else _read_rest(descriptor, data, size, path)

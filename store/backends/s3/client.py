@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
+from store.backends.base import MAX_READ
 from store.backends.s3 import messages
 from store.backends.s3.access import Access
 from store.backends.s3.config import S3_SCHEME, S3Config
@@ -70,9 +71,9 @@ class S3Client:
         """What went over the wire so far."""
         return self._pool.counters
 
-    def get(self, key: str) -> bytes:
-        """The whole object, checked. Raises NotFound, FormatError (over MAX_READ)."""
-        return bytes(self._get(self._request("GET", key)))
+    def get(self, key: str, limit: int = MAX_READ) -> bytes:
+        """The whole object, checked. Raises NotFound, FormatError (over `limit` bytes)."""
+        return bytes(self._get(replace(self._request("GET", key), limit=limit)))
 
     def get_mapped(self, key: str) -> Buffer:
         """The whole object, checked; a large one in an unlinked file. Raises NotFound."""
