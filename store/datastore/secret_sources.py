@@ -5,6 +5,7 @@ from pathlib import Path
 from store.errors import InvalidName, StoreError
 
 SECRET_SIZE = 64 << 10
+COMMAND_TIMEOUT_S = 60.0
 
 
 def first_line(data: bytes) -> bytes:
@@ -21,7 +22,8 @@ def read_secret_file(path: str | Path) -> bytes:
 def run_secret_command(command: str, failure: type[StoreError]) -> bytes:
     """What a command prints; split as a shell would, but run without one.
 
-    Raises OSError, InvalidName (not a command line), and `failure` for an exit code.
+    Raises OSError, InvalidName (not a command line), and `failure` for an exit code, or no end
+    within COMMAND_TIMEOUT_S.
     """
     import shlex
     import subprocess
@@ -32,7 +34,13 @@ def run_secret_command(command: str, failure: type[StoreError]) -> bytes:
         raise InvalidName(f"password command {command!r}: {error}") from error
     if not arguments:
         raise InvalidName("the password command is empty")
-    done = subprocess.run(arguments, stdout=subprocess.PIPE, check=False)
+    try:
+        done = subprocess.run(
+            arguments, stdout=subprocess.PIPE, check=False, timeout=COMMAND_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired as error:
+        late = f"no answer within {COMMAND_TIMEOUT_S:g} s, ended"
+        raise failure(f"password command {arguments[0]}: {late}") from error
     if done.returncode:
         raise failure(f"password command {arguments[0]}: exit code {done.returncode}")
     return done.stdout
