@@ -53,6 +53,11 @@ class Server:
         """Open the image a client asks for. Raises StoreError."""
         return Device.open(self.datastore, self.exports.resolve(name), self.key, self.cache)
 
+    def close(self) -> None:
+        """In an object store, shared locks would stay until they run out."""
+        self.cache.close()
+        self.datastore.close()
+
 
 class State:
     """The plugin's variables: nbdkit calls functions, not methods."""
@@ -140,8 +145,8 @@ def die_with_parent() -> None:
 
 
 def cleanup() -> None:
-    """No more requests come: end the read-ahead threads before Python goes."""
-    State.server.cache.close()
+    """No more requests come: end the read-ahead threads before Python goes, give locks back."""
+    State.server.close()
 
 
 def list_exports(_readonly: int, _is_tls: int) -> Iterator[str | tuple[str, str]]:

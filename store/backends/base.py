@@ -165,7 +165,7 @@ class Backend(Protocol):
         """Size and fill of the storage."""
 
     def read(self, name: str) -> bytes:
-        """The whole object. Raises FormatError over MAX_READ: that size is damage, or an attack."""
+        """The whole object. Raises FormatError over `chunks.max_read`: damage, or an attack."""
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         """At most `size` bytes from `offset`, fewer at the end of the object."""

@@ -3,20 +3,33 @@
 import re
 from collections.abc import Sequence
 
-from store.backends.base import Backend
+from store.backends.base import MAX_READ, Backend
 from store.errors import FormatError, IntegrityError, NotFound
-from store.format.blob import MAX_CHUNK_SIZE, check_blob, decode_blob, is_encrypted
+from store.format.blob import (
+    ENCRYPTED_HEADER,
+    MAX_CHUNK_SIZE,
+    check_blob,
+    decode_blob,
+    is_encrypted,
+)
 from store.format.buffer import Buffer
-from store.format.crypt import chunk_digest
+from store.format.crypt import CIPHER_SLACK, chunk_digest
 
 CHUNKS = ".chunks"
 CHUNK_PATH = re.compile(r"\.chunks/([0-9a-f]{4})/\1[0-9a-f]{60}")
 BAD_NAMES = 10
+MAX_CHUNK_BYTES = MAX_CHUNK_SIZE + ENCRYPTED_HEADER.size + CIPHER_SLACK
+"""Of an encoded chunk: the largest plain one, not compressed, encrypted."""
 
 
 def is_chunk(name: str) -> bool:
     """Whether an object is a chunk: `.chunks/0123/0123…`; bad and temporary ones are not."""
     return CHUNK_PATH.fullmatch(name) is not None
+
+
+def max_read(name: str) -> int:
+    """How many bytes an object may have that is read whole; more is damage, or an attack."""
+    return MAX_CHUNK_BYTES if name.startswith(f"{CHUNKS}/") else MAX_READ
 
 
 def read_sound(backend: Backend, name: str) -> bytes:

@@ -21,6 +21,7 @@ from store.backends.base import (
     Walked,
     storage_error,
 )
+from store.backends.chunks import max_read
 from store.backends.local_create import CHUNKS, LOCK, create_layout
 from store.backends.local_directories import list_directory, remove_directory, remove_tree
 from store.backends.local_files import (
@@ -178,7 +179,8 @@ class LocalBackend(OneCopy):
         )
 
     def read(self, name: str) -> bytes:
-        return self._do(name, read_file)
+        limit = max_read(name)
+        return self._do(name, lambda path: read_file(path, limit))
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         return self._do(name, lambda path: read_part(path, offset, size))

@@ -11,12 +11,12 @@ from store.errors import BackendError, FormatError, NotFound
 READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-def read_file(path: str) -> bytes:
+def read_file(path: str, limit: int = MAX_READ) -> bytes:
     """A whole file. Raises OSError, NotFound (a directory), FormatError (absurd), BackendError."""
     descriptor = os.open(path, READ_FLAGS)
     try:
         size = _regular_size(descriptor, path)
-        if size > MAX_READ:
+        if size > limit:
             raise FormatError(f"{path}: {size} bytes, more than any such file has")
         data = os.read(descriptor, size)
         return data if len(data) == size else read_rest(descriptor, data, size, path)

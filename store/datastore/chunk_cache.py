@@ -106,22 +106,29 @@ class ChunkCache:
             data = self.get(digest, key)
             if data is not None:
                 return data
-            flight, ours = self._board((digest, key))
-            if ours:
-                return self._fly(flight, digest, key, load)
-            flight.done.wait()
-            if flight.data is not None:
-                return flight.data
-            if flight.error is not None:
-                raise flight.error
+            flight = _Flight()
+            try:  # before it boards: an interrupt must leave no flight that nobody ends
+                first = self._board((digest, key), flight)
+                if first is flight:
+                    return self._fly(flight, digest, key, load)
+            finally:  # an interrupt leaves neither data nor error: a waiting thread takes over
+                self._land((digest, key), flight)
+            first.done.wait()
+            if first.data is not None:
+                return first.data
+            if first.error is not None:
+                raise first.error
 
-    def _board(self, name: tuple[bytes, Fingerprint | None]) -> tuple[_Flight, bool]:
+    def _board(self, name: tuple[bytes, Fingerprint | None], flight: _Flight) -> _Flight:
+        """The flight that loads a chunk: this one, if there is no other."""
         with self._lock:
-            flight = self._flights.get(name)
-            if flight is not None:
-                return flight, False
-            flight = self._flights[name] = _Flight()
-            return flight, True
+            return self._flights.setdefault(name, flight)
+
+    def _land(self, name: tuple[bytes, Fingerprint | None], flight: _Flight) -> None:
+        with self._lock:
+            if self._flights.get(name) is flight:
+                del self._flights[name]
+        flight.done.set()
 
     def _fly(
         self, flight: _Flight, digest: Digest, key: Fingerprint | None, load: Callable[[], bytes]
@@ -135,10 +142,6 @@ class ChunkCache:
         except Exception as error:
             flight.error = error
             raise
-        finally:  # an interrupt leaves neither data nor error: a waiting thread takes over
-            with self._lock:
-                del self._flights[digest, key]
-            flight.done.set()
         return data
 
     def _keep(self, digest: bytes, entry: Cached) -> None:

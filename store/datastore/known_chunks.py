@@ -7,7 +7,7 @@ a file on this machine names only tells which pages are worth asking for.
 
 import threading
 from array import array
-from collections.abc import Container
+from collections.abc import Callable, Container
 
 from store.backends.base import Backend
 from store.datastore.chunk_store import CHUNKS, NAME_SIZE, digest_of, name_below
@@ -44,26 +44,19 @@ class KnownChunks:
     def confirm(self, digest: Digest) -> bool:
         """Whether the store has this chunk: it said so in this session, or is asked now."""
         while True:
-            with self._lock:
-                found = self._recall(digest)
-                if found is not None:
-                    return found
-                start = self._start_for(digest)
-                flight = self._board(start)
-            self._fly(start, flight)
+            found = self._look(digest, lambda: self._start_for(digest))
+            if found is not None:
+                return found
 
     def find(self, digest: Digest) -> bool:
         """The same where asking pays: False means that storing the chunk is the way to know.
 
         The first page always pays: it may be the only one.
         """
-        while True:
-            with self._lock:
-                found = self._recall(digest)
-                if found is not None or self._cell:
-                    break
-                flight = self._board(FIRST)
-            self._fly(FIRST, flight)
+        found, has_asked = None, False
+        while found is None and not has_asked:
+            has_asked = self._cell > 0
+            found = self._look(digest, lambda: None if self._cell else FIRST)
         if found is None and (self._met > self._new or digest in self._candidates):
             return self.confirm(digest)
         return bool(found)
@@ -103,28 +96,40 @@ class KnownChunks:
         cell = (number * self._cell).to_bytes(8, "big") + bytes(24)
         return cell if gap < cell < digest else gap
 
-    def _board(self, start: bytes) -> threading.Event | None:
-        """What is set when somebody else has asked for the page; None: we are to ask."""
-        flight = self._flights.get(start)
-        if flight is None:
-            self._flights[start] = threading.Event()
-        return flight
+    def _look(self, digest: Digest, choose: Callable[[], bytes | None]) -> bool | None:
+        """What is known of a digest. If nothing, the page that `choose` names is asked for, once.
 
-    def _fly(self, start: bytes, flight: threading.Event | None) -> None:
-        """Ask for one page, or wait for it. If that failed, those who waited ask themselves."""
-        if flight is not None:
-            flight.wait()
-            return
-        try:
-            end, listed = self._list(start)
+        Several threads may want one: the others wait for it. If that failed, they ask themselves.
+        """
+        start, ours = None, threading.Event()
+        try:  # before it boards: an interrupt must leave no flight that nobody ends
             with self._lock:
-                self._windows.add(start, end, listed)
-                if not self._cell:
-                    span = prefix_of(end) + 1 - prefix_of(start)
-                    self._cell = max(1, span * CELL // max(1, len(listed)))
+                found = self._recall(digest)
+                start = choose() if found is None else None
+                flight = ours if start is None else self._flights.setdefault(start, ours)
+            if flight is not ours:
+                flight.wait()
+            elif start is not None:
+                self._ask(start)
         finally:
-            with self._lock:
-                self._flights.pop(start).set()
+            if start is not None:
+                self._land(start, ours)
+        return found
+
+    def _land(self, start: bytes, flight: threading.Event) -> None:
+        with self._lock:
+            if self._flights.get(start) is flight:
+                del self._flights[start]
+        flight.set()
+
+    def _ask(self, start: bytes) -> None:
+        """Ask for one page, and note what it says."""
+        end, listed = self._list(start)
+        with self._lock:
+            self._windows.add(start, end, listed)
+            if not self._cell:
+                span = prefix_of(end) + 1 - prefix_of(start)
+                self._cell = max(1, span * CELL // max(1, len(listed)))
 
     def _list(self, start: bytes) -> tuple[bytes, list[Digest]]:
         """The chunks of one page after `start`, and where it ends. Empty ones are no chunks.

@@ -10,6 +10,7 @@ SECRET_SIZE = 64 << 10
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
 WRITABLE = stat.S_IWUSR | WRITABLE_BY_OTHERS
+COMMAND_TIMEOUT_S = 60.0
 
 
 def first_line(data: bytes) -> bytes:
@@ -44,7 +45,8 @@ def run_secret_command(command: str, failure: type[StoreError], what: str) -> by
 
     Messages begin with `what`, which names where the command was given.
 
-    Raises OSError, InvalidName (not a command line), and `failure` for an exit code.
+    Raises OSError, InvalidName (not a command line), and `failure` for an exit code, or no end
+    within COMMAND_TIMEOUT_S.
     """
     import shlex
     import subprocess
@@ -55,7 +57,13 @@ def run_secret_command(command: str, failure: type[StoreError], what: str) -> by
         raise InvalidName(f"{what} {command!r}: {error}") from error
     if not arguments:
         raise InvalidName(f"{what} is empty")
-    done = subprocess.run(arguments, stdout=subprocess.PIPE, check=False)
+    try:
+        done = subprocess.run(
+            arguments, stdout=subprocess.PIPE, check=False, timeout=COMMAND_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired as error:
+        late = f"no answer within {COMMAND_TIMEOUT_S:g} s, ended"
+        raise failure(f"{what} {arguments[0]}: {late}") from error
     if done.returncode:
         raise failure(f"{what} {arguments[0]}: exit code {done.returncode}")
     return done.stdout

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from store.backends.base import Backend, Listed, Lock, ObjectStat, OneCopy, Space, Walked
+from store.backends.chunks import max_read
 from store.backends.read_only import ReadOnly
 from store.backends.s3.client import S3Client
 from store.backends.s3.config import S3_SCHEME, S3Config
@@ -78,7 +79,7 @@ class S3Backend(OneCopy):
         return NO_SIZE
 
     def read(self, name: str) -> bytes:
-        data = self.client.get(self._keys.key(name))
+        data = self.client.get(self._keys.key(name), max_read(name))
         self._is_datastore = self._is_datastore or name == IN_USE
         return data
 

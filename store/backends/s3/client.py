@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
+from store.backends.base import MAX_READ
 from store.backends.s3 import messages
 from store.backends.s3.access import Access
 from store.backends.s3.config import S3_SCHEME, S3Config
@@ -79,12 +80,12 @@ class S3Client:
         time_s: float = getattr(self._heard, "server_time_s", -math.inf)
         return time_s
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, limit: int = MAX_READ) -> bytes:
         """The whole object, checked.
 
-        Raises NotFound, FormatError (over MAX_READ), IntegrityError (damaged in the storage).
+        Raises NotFound, FormatError (over `limit` bytes), IntegrityError (damaged in the storage).
         """
-        return bytes(self._get(self._request("GET", key)))
+        return bytes(self._get(replace(self._request("GET", key), limit=limit)))
 
     def get_mapped(self, key: str) -> Buffer:
         """The same; a large one in an unlinked file."""

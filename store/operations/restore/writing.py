@@ -3,6 +3,8 @@
 Whole buffers to descriptors, zeros as holes, and files that appear only when they are complete.
 """
 
+import ctypes
+import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -14,6 +16,9 @@ from store.operations.restore.problems import target_error
 
 HOLE_SIZE = 64 << 10
 """The least run of zeros that becomes a hole. Smaller ones cost more to find than they save."""
+
+AT_FDCWD = -100
+RENAME_NOREPLACE = 1
 
 _ZEROS = bytes(HOLE_SIZE)
 
@@ -111,7 +116,23 @@ def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links
-        temporary.rename(path)
+        _rename_exclusively(temporary, path)
+
+
+def _rename_exclusively(old: Path, new: Path) -> None:
+    """Rename, but not in the place of another. Raises FileExistsError, OSError.
+
+    Where the file system can't (NFS), the name is made first: what is there then is ours.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(old), AT_FDCWD, os.fsencode(new)
+    if libc.renameat2(AT_FDCWD, *names, RENAME_NOREPLACE) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        raise OSError(code, os.strerror(code), str(new))
+    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    old.rename(new)
 
 
 def _umask() -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from store.cli.password import get_new_password, get_password, read_secret
+from store.datastore import secret_sources
 from store.errors import InvalidName, KeyRequired
 
 NAME = "PBS_ENCRYPTION_PASSWORD"
@@ -84,6 +85,12 @@ def test_failures(
     monkeypatch.setenv(NAME + form, value)
     with pytest.raises(error):
         read_secret(NAME)
+
+
+def test_a_command_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secret_sources, "COMMAND_TIMEOUT_S", 0.1)
+    with pytest.raises(KeyRequired, match="password command sleep: no answer within"):
+        secret_sources.run_secret_command("sleep 100", KeyRequired)
 
 
 def test_no_terminal_names_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:

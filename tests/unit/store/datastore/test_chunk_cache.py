@@ -13,6 +13,7 @@ from store.backends.memory import MemoryBackend
 from store.datastore.chunk_cache import ENTRY_OVERHEAD, ChunkCache, cache_over, reads_at_once
 from store.errors import ChunkMissing, IntegrityError
 from store.names import Digest, Fingerprint
+from tests.fakes.interrupts import InterruptingLock
 
 KEY = Fingerprint(b"k" * 32)
 
@@ -110,6 +111,19 @@ def test_an_interrupted_load_is_taken_over() -> None:
     with pytest.raises(KeyboardInterrupt):
         cache.load(digest(1), None, interrupted)
     assert load(cache, 1)
+
+
+def test_an_interrupt_before_a_load_begins_leaves_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache = ChunkCache(10_000)
+    monkeypatch.setattr(cache, "_lock", InterruptingLock())
+    with pytest.raises(KeyboardInterrupt):
+        load(cache, 1)
+    later = threading.Thread(target=load, args=(cache, 1), daemon=True)
+    later.start()
+    later.join(10)
+    assert not later.is_alive()
 
 
 def test_prefetch_loads_in_the_background_and_drops_what_is_too_much() -> None:

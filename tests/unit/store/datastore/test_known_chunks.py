@@ -17,6 +17,7 @@ from store.datastore.chunk_windows import LAST, OVERHEAD, ChunkWindows
 from store.datastore.known_chunks import KnownChunks
 from store.errors import BackendError
 from store.names import Digest
+from tests.fakes.interrupts import InterruptingLock
 
 ENOUGH = 1 << 20
 
@@ -116,6 +117,20 @@ def test_a_small_store_costs_one_request() -> None:
     assert all(session.find(digest) for digest in there)
     assert not any(session.find(digest) for digest in new)
     assert bucket.requests == 1
+
+
+def test_an_interrupt_before_a_request_leaves_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = known(Bucket([]))
+    monkeypatch.setattr(session, "_lock", InterruptingLock())
+    [digest] = digests(1)
+    with pytest.raises(KeyboardInterrupt):
+        session.confirm(digest)
+    later = threading.Thread(target=session.confirm, args=(digest,), daemon=True)
+    later.start()
+    later.join(10)
+    assert not later.is_alive()
 
 
 def test_an_empty_store_costs_one_request() -> None:
