@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Self
 
 from store.backends.base import Lock, storage_error
+from store.backends.local_reading import open_existing
 from store.errors import Locked, NotFound
 
 POLL_S = 0.02
@@ -227,16 +228,15 @@ def _whole_file(kind: int) -> bytes:
 
 def _open(path: str) -> int:
     """Open for locking: to write where we may (exclusive locks on NFS), else to read."""
-    flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         try:
-            return os.open(path, os.O_RDWR | flags)
+            return open_existing(path, os.O_RDWR)
         except (IsADirectoryError, PermissionError):
-            return os.open(path, os.O_RDONLY | flags)
+            return open_existing(path)
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
-            return os.open(path, os.O_RDONLY | flags)
+            return open_existing(path)
     except OSError as error:
         raise storage_error(error, path) from error
 

@@ -21,7 +21,7 @@ from store.backends.local_create import pbs_user
 from store.backends.local_files import LocalTemporaryFile, write_at
 from store.backends.local_locks import HeldLocks, lock_path
 from store.backends.local_mount import NfsMount, find_nfs
-from store.backends.local_reading import READ_FLAGS, open_regular, read_rest
+from store.backends.local_reading import open_existing, open_regular, read_rest
 from store.backends.lock_files import HeldLockFile, LockFiles
 from store.errors import BackendError, NotFound, PermissionDenied, StoreError
 from store.format.buffer import Buffer
@@ -184,7 +184,7 @@ def _see(path: str, *, is_ours: bool) -> bool:
     Opening asks the server. What is ours gets a new mtime there, so that nothing this host knows
     of its contents is taken for new, even where times are coarse (NFSv3).
     """
-    descriptor = os.open(path, READ_FLAGS)
+    descriptor = open_existing(path)
     try:
         is_directory = S_ISDIR(os.fstat(descriptor).st_mode)
         if is_directory and is_ours:

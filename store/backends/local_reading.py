@@ -8,12 +8,24 @@ from stat import S_ISDIR, S_ISREG
 from store.backends.base import MAX_READ
 from store.errors import BackendError, FormatError, NotFound
 
-READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def open_existing(path: str, access: int = os.O_RDONLY) -> int:
+    """A descriptor of what is there. Raises OSError.
+
+    Waits for nobody to open a fifo's other end. But a file that the server of an export delegated
+    to an NFS client has to be given back by it first: that is what EAGAIN says here.
+    """
+    try:
+        return os.open(path, access | FLAGS | os.O_NONBLOCK)
+    except BlockingIOError:
+        return os.open(path, access | FLAGS)
 
 
 def read_file(path: str, limit: int = MAX_READ) -> bytes:
     """A whole file. Raises OSError, NotFound (a directory), FormatError (absurd), BackendError."""
-    descriptor = os.open(path, READ_FLAGS)
+    descriptor = open_existing(path)
     try:
         size = _regular_size(descriptor, path)
         if size > limit:
@@ -33,7 +45,7 @@ def read_part(path: str, offset: int, size: int) -> bytes:
 @contextmanager
 def open_regular(path: str) -> Iterator[tuple[int, int]]:
     """Descriptor and size of a file. Raises OSError, NotFound (a directory), BackendError."""
-    descriptor = os.open(path, READ_FLAGS)
+    descriptor = open_existing(path)
     try:
         yield descriptor, _regular_size(descriptor, path)
     finally:

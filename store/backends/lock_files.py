@@ -26,6 +26,7 @@ from store.backends.local_locks import (
     make_lock_file,
     set_record_lock,
 )
+from store.backends.local_reading import open_existing
 from store.errors import Locked
 
 log = logging.getLogger(__name__)
@@ -159,13 +160,12 @@ class LockFiles:
 
 
 def _open(path: str, *, exclusive: bool) -> int:
-    flags = os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        return os.open(path, os.O_RDWR | flags)
+        return open_existing(path, os.O_RDWR)
     except OSError as error:
         if exclusive or error.errno not in READ_ONLY:
             raise
-        return os.open(path, os.O_RDONLY | flags)
+        return open_existing(path)
 
 
 def _write(descriptor: int, content: bytes) -> None:

@@ -21,5 +21,5 @@ suite scenarios /tmp tests/nfs/on_nfs.py
 suite contract-v4 "$NFS4" tests/contract/test_backend.py -k "$bare"
 suite contract-v3 "$NFS3" tests/contract/test_backend.py -k "$bare"
 suite datastore-v4 "$NFS4" $store/test_chunk_store.py $store/test_snapshots.py \
-    -k "threads_insert or two_processes or killed_process or interrupt_while or foreign_names"
+    -k "threads_insert or two_processes or interrupt_while"
 exit $worst

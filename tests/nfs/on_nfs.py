@@ -203,6 +203,32 @@ def test_a_lock_that_the_server_forgot_is_noticed(name: str) -> None:
     assert there.list_snapshots(ROOT, GROUP) == []
 
 
+WRITER = """
+import sys
+from store.backends.local_nfs import open_directory
+from store.datastore.datastore import Datastore
+from tests.fakes.datastores import ROOT, snapshot
+with Datastore("x", open_directory(sys.argv[1])).begin_snapshot(ROOT, snapshot(1)) as writer:
+    writer.create_fixed_index("x.img.fidx", 1 << 30)
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_leaves_is_removed_by_the_other_host(client: Path, name: str) -> None:
+    there = on(SERVER, name)
+    command = [sys.executable, "-c", WRITER, str(client / name)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"begun\n"
+        with pytest.raises(Locked, match=f"by process {process.pid} on"):
+            there.begin_snapshot(ROOT, snapshot(2))
+        process.kill()
+    assert (SERVER / name / snapshot(1).path(ROOT)).exists()
+    write_snapshot(there, snapshot(2))
+    assert not (SERVER / name / snapshot(1).path(ROOT)).exists()
+
+
 def test_removed_files_that_are_open_hide_nothing(client: Path, name: str) -> None:
     here, there = open_directory(str(client / name)), open_directory(str(SERVER / name))
     here.mkdir("host/web01/1")

@@ -240,6 +240,26 @@ def test_a_stale_file_is_opened_again(tmp_path: Path, monkeypatch: pytest.Monkey
     assert caught.value.retryable
 
 
+def test_a_file_that_is_delegated_to_an_nfs_client_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the server: opened without waiting, it is EAGAIN until the client has given it back."""
+    backend = bare_backend(tmp_path / "store")
+    backend.write("manifest", (b"x",))
+    real = os.open
+
+    def delegated(path: str, flags: int, *rest: int) -> int:
+        if flags & os.O_NONBLOCK:
+            raise BlockingIOError(errno.EAGAIN, "delegated")
+        return real(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", delegated)
+    assert backend.read("manifest") == b"x"
+    assert bytes(backend.map("manifest")) == b"x"
+    with backend.lock_store(), backend.lock("manifest", (), exclusive=True):
+        pass
+
+
 def test_what_nfs_keeps_of_open_files_is_not_seen(tmp_path: Path) -> None:
     """Another host has removed files open: they stay as `.nfs…`, and theirs to remove."""
     backend = bare_backend(tmp_path / "store")
