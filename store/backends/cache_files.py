@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from stat import S_ISREG
 
 from store.backends.local_files import write_all
-from store.backends.local_reading import READ_FLAGS
+from store.backends.local_reading import open_existing
 from store.errors import FormatError, InvalidName, PermissionDenied
 from store.format.blob import ENCRYPTED_HEADER, MAX_CHUNK_SIZE
 
@@ -108,7 +108,7 @@ class CacheFiles:
         """
         path = self.path(key)
         try:
-            descriptor = os.open(path, READ_FLAGS)
+            descriptor = open_existing(path)
         except FileNotFoundError:
             return None
         except OSError as error:
