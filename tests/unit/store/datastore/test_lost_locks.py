@@ -36,8 +36,12 @@ def others(bucket: Bucket) -> Datastore:
 def begin(datastore: Datastore, what: Snapshot) -> tuple[SnapshotWriter, Manifest]:
     """A snapshot of one file that is written, and the manifest to finish it with."""
     writer = datastore.begin_snapshot(ROOT, what)
+    return writer, write_blob(writer)
+
+
+def write_blob(writer: SnapshotWriter) -> Manifest:
     csum = writer.add_blob(FILE, BLOB)
-    return writer, Manifest(what, (FileInfo(FILE, CryptMode.NONE, len(BLOB), csum),))
+    return Manifest(writer.snapshot, (FileInfo(FILE, CryptMode.NONE, len(BLOB), csum),))
 
 
 def begin_and_finish(datastore: Datastore, what: Snapshot) -> None:
@@ -172,10 +176,9 @@ def test_who_lost_the_group_takes_nothing_of_it_away(
     """Not even the owner it wrote: the group's next writer has found that, and goes on with it."""
     ours, _ = begin(open_on(Host(bucket, Clock() if stood_still else None)), snapshot(1))
     bucket.clock.advance(LOST_S)
-    theirs, manifest = begin(others, snapshot(2))
-    ours.close()
-    with theirs:
-        theirs.finish(manifest)
+    with others.begin_snapshot(ROOT, snapshot(2)) as theirs:
+        ours.close()  # there is nothing but the owner yet
+        theirs.finish(write_blob(theirs))
     assert others.owner(ROOT, GROUP) == "root@pam"
     begin_and_finish(others, snapshot(3))
     assert days(others) == [2, 3]
