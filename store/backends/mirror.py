@@ -244,4 +244,5 @@ def _rank(error: StoreError) -> int:
 
 def _begin(objects: Iterator[Walked]) -> Iterator[Walked]:
     """The same, its first request made: whether it fails shows here."""
-    return itertools.chain(itertools.islice(objects, 1), objects)
+    first = list(itertools.islice(objects, 1))
+    return itertools.chain(first, objects)

@@ -255,6 +255,15 @@ def test_metadata_is_read_elsewhere_while_the_primary_is_down(
 
 
 @pytest.mark.expect_warnings
+def test_a_listing_begins_elsewhere_when_the_primary_has_just_gone_down(pair: Pair) -> None:
+    for site in (pair.madrid, pair.amsterdam):
+        site.memory.mkdir("host/web01")
+        site.memory.write("host/web01/owner", (b"",))
+    pair.madrid.go_down()
+    assert [found.name for found in pair.mirror.walk("host")] == ["web01/owner"]
+
+
+@pytest.mark.expect_warnings
 def test_writing_fails_clearly_while_the_primary_is_down(pair: Pair) -> None:
     pair.madrid.go_down()
     assert pair.mirror.stat("") is not None
