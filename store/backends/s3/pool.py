@@ -72,7 +72,7 @@ class Pool:
         except (OSError, HTTPException) as error:
             if connection.was_interrupted:
                 raise BackendError(f"{request.what}: interrupted") from error
-            raise transport_error(error, request.what) from error
+            raise transport_error(error, request.what, self._endpoint.host_header) from error
         finally:
             self._give_back(connection)
         self._count(request, answer)

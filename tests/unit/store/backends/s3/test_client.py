@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -405,6 +407,27 @@ def test_tls(tmp_path: Path) -> None:
             S3Client(config(server, ca_file=tmp_path / "none"))
         with pytest.raises(InvalidName, match="fingerprint"):
             config(server, fingerprint="aa:bb")
+
+
+def test_a_server_without_tls() -> None:
+    """Asked in TLS, it hears no request: nobody need try again."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as threads:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        refused = threads.submit(refuse)
+        endpoint = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        https = S3Config(
+            "bucket", "store", endpoint, path_style=True, access_key="a", secret_key="s"
+        )
+        with pytest.raises(BackendError, match=r"does not speak TLS: write http://") as caught:
+            S3Client(https).get(KEY)
+        refused.result()
+    assert not caught.value.retryable
 
 
 # What XML says
