@@ -1,7 +1,9 @@
 """The client against servers that do as a test says."""
 
 import hashlib
+import logging
 import os
+import re
 import socket
 import ssl
 import threading
@@ -428,6 +430,22 @@ def test_a_server_without_tls() -> None:
             S3Client(https).get(KEY)
         refused.result()
     assert not caught.value.retryable
+
+
+def test_requests_are_logged_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "store")
+    with ScriptedServer([good(), CLOSE]) as server:
+        client = S3Client(config(server, secret_key="canary", session_token="canary"))
+        client.get(KEY)
+        with failing(retryable=True):
+            client.put(KEY, (BODY,), if_absent=True)
+        client.close()
+    got, put, closed = (record.getMessage() for record in caplog.records)
+    assert re.fullmatch(rf"GET s3://bucket/{KEY}: 200, \d+\.\d ms", got)
+    assert re.fullmatch(rf"PUT s3://bucket/{KEY}: no answer, \d+\.\d ms", put)
+    assert closed == f"{server.endpoint}: 1 requests (GET 1), 0 bytes sent, {len(BODY)} received"
+    assert "canary" not in caplog.text
+    assert "Signature" not in caplog.text
 
 
 # What XML says
