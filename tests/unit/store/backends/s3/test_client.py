@@ -440,10 +440,11 @@ def test_requests_are_logged_without_secrets(caplog: pytest.LogCaptureFixture) -
         with failing(retryable=True):
             client.put(KEY, (BODY,), if_absent=True)
         client.close()
+        endpoint = server.endpoint
     got, put, closed = (record.getMessage() for record in caplog.records)
     assert re.fullmatch(rf"GET s3://bucket/{KEY}: 200, \d+\.\d ms", got)
     assert re.fullmatch(rf"PUT s3://bucket/{KEY}: no answer, \d+\.\d ms", put)
-    assert closed == f"{server.endpoint}: 1 requests (GET 1), 0 bytes sent, {len(BODY)} received"
+    assert closed == f"{endpoint}: 1 requests (GET 1), 0 bytes sent, {len(BODY)} received"
     assert "canary" not in caplog.text
     assert "Signature" not in caplog.text
 
