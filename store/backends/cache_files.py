@@ -57,11 +57,15 @@ class CacheFiles:
         """Make the directory ours: mode 0700, tag, index file; remove what killed writers left.
 
         Raises:
-            InvalidName: it holds something that is not ours.
+            InvalidName: it holds something that is not ours, or is no directory.
             PermissionDenied: it belongs to somebody else, who could plant symlinks in it.
             OSError.
         """
-        os.makedirs(self.root, 0o700, exist_ok=True)
+        try:
+            os.makedirs(self.root, 0o700, exist_ok=True)
+        except FileExistsError as error:
+            what = f"cache directory {self.root}: not a directory"
+            raise InvalidName(f"{what}; give an empty or a new directory") from error
         status = os.stat(self.root)
         if status.st_uid != os.geteuid():
             raise PermissionDenied(f"{self.root}: belongs to another user")

@@ -75,7 +75,8 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
     command.add_argument(
         "name", metavar="NAME", nargs="?", help="a repository (default: all that have names)"
     )
-    add_repository_options(command, repository=False, namespace=False)
+    command.add_argument("--keyfile", metavar="PATH", help="encryption key of the repository")
+    add_repository_options(command, repository=False)
     add_output_option(command)
 
 
@@ -162,7 +163,7 @@ def show(args: "argparse.Namespace") -> None:
 
 def _rows(name: str, chosen: "Repository") -> "Iterator[Row]":
     """The url, then what holds, in the order of the table of options."""
-    from store.datastore.options import OPTIONS
+    from store.datastore.options import OPTIONS, default_of
     from store.datastore.settings import applicable
 
     url = chosen.url
@@ -171,8 +172,8 @@ def _rows(name: str, chosen: "Repository") -> "Iterator[Row]":
     for option in OPTIONS:
         if option.name in given:
             value, origin = given[option.name].value, given[option.name].origin
-        elif option.default is not None and option.applies_to(url.value):
-            value, origin = option.default, "default"
+        elif (value := default_of(option, url.value, given)) is not None:
+            origin = "default"
         else:
             continue
         yield _row(name, option.name, *_shown(option, value), origin)

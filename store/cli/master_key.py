@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MASTER_PASSWORD_VARIABLE = "PBS_MASTER_PASSWORD"  # noqa: S105 - a name
 UNCOMPRESSED_BLOB_MAGIC_1_0 = bytes.fromhex("42ab3807be8370a1")
+SHOWN_DIGITS = 16
 MASTER_HELP = f"""\
 master key passphrase: {MASTER_PASSWORD_VARIABLE} and its _FD, _FILE, _CMD forms, or the terminal
 """
@@ -103,7 +104,7 @@ def import_master_pubkey(args: "argparse.Namespace") -> None:
 
 
 def show_master_pubkey(args: "argparse.Namespace") -> None:
-    """Print path, modulus, exponent and length, as PBS names and writes them."""
+    """Print path, modulus (in full as JSON), exponent and length, as PBS names and writes them."""
     from store.format.keys import load_master_public_key
 
     path = find_default(DEFAULT_MASTER_KEY_NAME) if args.path is None else Path(args.path)
@@ -122,8 +123,13 @@ def show_master_pubkey(args: "argparse.Namespace") -> None:
         "exponent": str(numbers.e),
         "length": public.key_size,
     }
-    columns = [Column(name) for name in record]
+    columns = [Column(name, text=_shorten if name == "modulus" else str) for name in record]
     render_record(record, args.output_format, columns)
+
+
+def _shorten(digits: str) -> str:
+    """Enough of a thousand digits to tell one key from another."""
+    return f"{digits[:SHOWN_DIGITS]}…{digits[-SHOWN_DIGITS:]} ({len(digits)} digits)"
 
 
 def import_with_master_key(args: "argparse.Namespace") -> None:

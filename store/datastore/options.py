@@ -162,6 +162,15 @@ def merge(*layers: Layer) -> dict[str, Given]:
     return merged
 
 
+def default_of(option: Option, url: str, given: Layer) -> Any:  # noqa: ANN401 - what the kind has
+    """What holds for a repository that says nothing of the option; None where nothing does."""
+    if option.name == "retry-for":
+        return DEFAULT_RETRY_FOR_S if url.startswith(S3_SCHEME) else 0.0
+    if option.name == "cache-size":
+        return DEFAULT_CACHE_BYTES if "cache" in given else 0
+    return option.default if option.applies_to(url) else None
+
+
 def environment_layer(environment: Mapping[str, str]) -> Layer:
     """The options that variables give. Raises InvalidName."""
     layer = {}

@@ -11,7 +11,7 @@ from store.backends.s3.client import S3Client
 from store.backends.s3.config import S3_SCHEME, S3Config
 from store.backends.s3.keys import CHUNKS, IN_USE, OURS, Keys, check_name, is_namespaces
 from store.backends.s3.locks import Leases
-from store.backends.s3.marker import foreign_host, make_marker
+from store.backends.s3.marker import foreign_holder, make_marker
 from store.backends.s3.temporary import S3TemporaryFile
 from store.errors import AlreadyExists, NotFound
 from store.format.blob import encode_blob_parts
@@ -233,7 +233,7 @@ def open_s3(config: S3Config, wrap: Wrap = lambda backend: backend) -> Backend:
     """
     backend = wrap(S3Backend(config))
     try:
-        holder = foreign_host(backend.read(IN_USE))
+        holder = foreign_holder(backend.read(IN_USE))
     except NotFound:
         holder = None
     except BaseException:
@@ -241,9 +241,7 @@ def open_s3(config: S3Config, wrap: Wrap = lambda backend: backend) -> Backend:
         raise
     if holder is None or config.take_over:
         return backend
-    return ReadOnly(
-        backend, f"held by {holder}; when that PBS is gone for good, open it with take_over"
-    )
+    return ReadOnly(backend, f"{holder}; when no PBS does any more, open it with --take-over")
 
 
 def create_s3(config: S3Config, wrap: Wrap = lambda backend: backend) -> None:

@@ -124,23 +124,33 @@ def parse_date(text: str) -> float | None:
         return None
 
 
-def transport_error(error: OSError | HTTPException, what: str) -> BackendError:
-    """The BackendError for a request that got no whole answer."""
+def transport_error(error: OSError | HTTPException, what: str, server: str) -> BackendError:
+    """The BackendError for a request that got no whole answer.
+
+    Args:
+        error: what came instead.
+        what: the object.
+        server: its host, and the port if it was given.
+    """
+    reason, retryable = _explain(error)
+    return BackendError(f"{what}: {reason} ({server})", retryable=retryable)
+
+
+def _explain(error: OSError | HTTPException) -> tuple[str, bool]:
+    """What it means, and whether to try again."""
     match error:
         case ssl.SSLCertVerificationError():
-            return BackendError(
-                f"{what}: the server's certificate is not trusted ({error.verify_message}): "
-                "give its CA file, or its fingerprint"
-            )
+            reason = f"the server's certificate is not trusted, {error.verify_message}"
+            return f"{reason}: give its CA file, or its fingerprint", False
+        case ssl.SSLError() if error.reason == "WRONG_VERSION_NUMBER":
+            return "the server does not speak TLS: write http://", False
         case socket.gaierror():
             again = error.errno == socket.EAI_AGAIN
-            return BackendError(f"{what}: {error.strerror}: check the endpoint", retryable=again)
+            return f"{error.strerror}: check the endpoint", again
         case TimeoutError():
-            return BackendError(f"{what}: the server does not answer in time", retryable=True)
+            return "the server does not answer in time", True
         case IncompleteRead():
-            return BackendError(f"{what}: the answer is not whole", retryable=True)
+            return "the answer is not whole", True
         case OSError():
-            return BackendError(
-                f"{what}: {_one_line(error.strerror or str(error))}", retryable=True
-            )
-    return BackendError(f"{what}: no HTTP answer ({type(error).__name__})", retryable=True)
+            return _one_line(error.strerror or str(error)), True
+    return f"no HTTP answer, {type(error).__name__}", True

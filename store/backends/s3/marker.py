@@ -17,10 +17,15 @@ def make_marker() -> bytes:
     return json.dumps({"hostname": OURS + socket.gethostname()}, separators=(",", ":")).encode()
 
 
-def foreign_host(marker: Buffer) -> str | None:
-    """Which PBS a marker names; None when it is ours. What is no marker counts as somebody's."""
+def foreign_holder(marker: Buffer) -> str | None:
+    """Why not to write: a PBS that the marker names. None when it is ours.
+
+    What is no marker counts as somebody's.
+    """
     try:
         host = json.loads(bytes(marker))["hostname"]
     except (ValueError, TypeError, KeyError):
-        return "somebody: its in-use marker is damaged"
-    return None if isinstance(host, str) and host.startswith(OURS) else f"the PBS on {host!r}"
+        return "its in-use marker is damaged, a PBS may use it"
+    return (
+        None if isinstance(host, str) and host.startswith(OURS) else f"held by the PBS on {host!r}"
+    )

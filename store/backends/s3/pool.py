@@ -1,6 +1,8 @@
 """The connections to one endpoint."""
 
+import logging
 import threading
+import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,6 +15,8 @@ from store.backends.s3.errors import transport_error
 from store.backends.s3.tls import make_context
 from store.errors import BackendError
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
 class Counters:
@@ -21,6 +25,12 @@ class Counters:
     requests: Counter[str] = field(default_factory=Counter)
     bytes_sent: int = 0
     bytes_received: int = 0
+
+    def __str__(self) -> str:
+        """`12 requests (GET 10, PUT 2), 300 bytes sent, 4000 received`."""
+        methods = ", ".join(f"{name} {count}" for name, count in sorted(self.requests.items()))
+        requests = f"{self.requests.total()} requests{f' ({methods})' if methods else ''}"
+        return f"{requests}, {self.bytes_sent} bytes sent, {self.bytes_received} received"
 
 
 class Pool:
@@ -68,14 +78,18 @@ class Pool:
     def _exchange(self, connection: Connection, request: Request) -> Answer:
         with self._lock:
             self._busy.add(connection)
+        began, outcome = time.perf_counter(), "no answer"
         try:
             answer = connection.exchange(request)
+            outcome = str(answer.status)
         except (OSError, HTTPException) as error:
             if connection.was_interrupted:
                 raise BackendError(f"{request.what}: interrupted") from error
-            raise transport_error(error, request.what) from error
+            raise transport_error(error, request.what, self._endpoint.host_header) from error
         finally:
             self._give_back(connection)
+            took_ms = 1000 * (time.perf_counter() - began)
+            log.debug("%s %s: %s, %.1f ms", request.method, request.what, outcome, took_ms)
         self._count(request, answer)
         return answer
 
@@ -102,9 +116,10 @@ class Pool:
                 connection.interrupt()
 
     def close(self) -> None:
-        """Close the idle connections, and those in use when they have been used."""
+        """Close the idle connections, those in use after it; say what went over all."""
         with self._lock:
             self._is_closed = True
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+        log.debug("%s: %s", self._endpoint, self.counters)

@@ -278,6 +278,12 @@ def test_modes_are_private_and_backups_leave_it_out(cache: Cache, directory: Pat
     )
 
 
+def test_a_file_is_refused(source: ChunkSource, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"dear to somebody")
+    with pytest.raises(InvalidName, match=r"photo\.jpg: not a directory; give an empty or a new"):
+        Cache(source, str(tmp_path / "photo.jpg"), 1 << 20)
+
+
 def test_a_directory_with_something_else_is_refused(source: ChunkSource, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(b"dear to somebody")
     with pytest.raises(InvalidName, match=r"photo\.jpg"):

@@ -7,6 +7,8 @@ import pytest
 
 from store.backends.base import Space
 from store.backends.memory import MemoryBackend
+from store.datastore.option_kinds import BOOLEAN
+from store.datastore.options import OPTIONS
 from store.names import Namespace
 from tests.fakes.datastores import (
     bare_backend,
@@ -66,10 +68,26 @@ def test_show(vaultway: Vaultway, file: Path) -> None:
         "connections": (16, "default"),
         "connect-timeout": (5.0, f"{file} line 10"),
         "read-timeout": (60.0, "default"),
+        "retry-for": (300.0, "default"),
         "burst": (8 << 20, f"{file} line 2"),
+        "cache-size": (0, "default"),
         "mirrors": (["copy"], f"{file} line 9"),
         "memory": (256 << 20, "default"),
     }
+
+
+def test_show_what_every_flag_says(vaultway: Vaultway, file: Path, tmp_path: Path) -> None:
+    flags = ("--keyfile", "/k", "--ns", "prod/web", "--cache", tmp_path)
+    done = vaultway("config", "show", "copy", *flags, "--output-format", "json")
+    rows = {row["option"]: (row["value"], row["from"]) for row in json.loads(done.out)}
+    assert rows["keyfile"] == ("/k", "--keyfile")
+    assert rows["ns"] == ("prod/web", "--ns")
+    assert rows["cache-size"] == (10 << 30, "default")
+    assert rows["retry-for"] == (0.0, "default"), "a directory"
+    text = vaultway("config", "show", "--help").out
+    assert [option.name for option in OPTIONS if f"--{option.name} " not in text] == [
+        option.name for option in OPTIONS if option.kind is BOOLEAN
+    ]
 
 
 def test_show_all_as_text(vaultway: Vaultway, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

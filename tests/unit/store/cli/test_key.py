@@ -164,6 +164,8 @@ def test_show_master_pubkey(vaultway: Vaultway, monkeypatch: pytest.MonkeyPatch)
     openssl = subprocess.run(command, capture_output=True, text=True, check=True)
     assert openssl.stdout == f"Modulus={shown.pop('modulus')}\n"
     assert shown == {}
+    lines = vaultway("key", "show-master-pubkey", path).out.splitlines()
+    assert max(map(len, lines)) < 200, "its modulus is shortened"
     done = vaultway("key", "show-master-pubkey")
     assert (done.code, "no default master key" in done.err) == (10, True)
     assert vaultway("key", "import-master-pubkey", path).code == 0

@@ -95,7 +95,9 @@ def test_a_marker_that_is_none_keeps_us_from_writing(s3_server: S3Server, config
     put(s3_server, config, "store/.in-use", b"{")
     backend = open_s3(config)
     assert isinstance(backend, ReadOnly)
-    with pytest.raises(PermissionDenied, match="in-use marker is damaged"):
+    with pytest.raises(
+        PermissionDenied, match=r"in-use marker is damaged, a PBS may use it; .* --take-over"
+    ):
         backend.write("a", (b"1",))
     with backend.lock("a", (), exclusive=True) as lock, backend.lock_store():
         lock.check()

@@ -1,12 +1,16 @@
 """The client against servers that do as a test says."""
 
 import hashlib
+import logging
 import math
 import os
+import re
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -424,6 +428,44 @@ def test_tls(tmp_path: Path) -> None:
             S3Client(config(server, ca_file=tmp_path / "none"))
         with pytest.raises(InvalidName, match="fingerprint"):
             config(server, fingerprint="aa:bb")
+
+
+def test_a_server_without_tls() -> None:
+    """Asked in TLS, it hears no request: nobody need try again."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as threads:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        refused = threads.submit(refuse)
+        endpoint = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        https = S3Config(
+            "bucket", "store", endpoint, path_style=True, access_key="a", secret_key="s"
+        )
+        with pytest.raises(BackendError, match=r"does not speak TLS: write http://") as caught:
+            S3Client(https).get(KEY)
+        refused.result()
+    assert not caught.value.retryable
+
+
+def test_requests_are_logged_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "store")
+    with ScriptedServer([good(), CLOSE]) as server:
+        client = S3Client(config(server, secret_key="canary", session_token="canary"))
+        client.get(KEY)
+        with failing(retryable=True):
+            client.put(KEY, (BODY,), if_absent=True)
+        client.close()
+        endpoint = server.endpoint
+    got, put, closed = (record.getMessage() for record in caplog.records)
+    assert re.fullmatch(rf"GET s3://bucket/{KEY}: 200, \d+\.\d ms", got)
+    assert re.fullmatch(rf"PUT s3://bucket/{KEY}: no answer, \d+\.\d ms", put)
+    assert closed == f"{endpoint}: 1 requests (GET 1), 0 bytes sent, {len(BODY)} received"
+    assert "canary" not in caplog.text
+    assert "Signature" not in caplog.text
 
 
 # What XML says

@@ -127,7 +127,8 @@ def test_retry_after() -> None:
     ],
 )
 def test_on_the_way(error: OSError, retryable: bool, says: str) -> None:
-    found = transport_error(error, WHAT)
+    found = transport_error(error, WHAT, "127.0.0.1:1")
     assert found.retryable == retryable
     assert says in str(found)
     assert str(found).startswith(WHAT)
+    assert str(found).endswith(" (127.0.0.1:1)")
