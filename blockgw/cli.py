@@ -98,7 +98,7 @@ def build_request(args: argparse.Namespace) -> "ExportRequest":
     """
     from blockgw.launch import ExportRequest
     from blockgw.settings import Settings
-    from store.datastore.credentials import with_secrets
+    from store.repositories.credentials import with_secrets
 
     address = find_address(args)
     args.settings = with_secrets(get_settings(args))  # once: a command may ask somebody

@@ -21,9 +21,9 @@ from blockgw.address import Address, answers
 from blockgw.export import Exports, ImageName
 from blockgw.settings import Settings
 from store.datastore.archives import ChunkCache, SnapshotReader
-from store.datastore.repository import open_datastore
 from store.errors import StoreError
 from store.format.crypt import CryptConfig
+from store.repositories.repository import open_datastore
 
 log = logging.getLogger(__name__)
 

@@ -27,9 +27,9 @@ from blockgw.thread_state import (
     let_go_of_thread_state,
 )
 from store.datastore.chunk_cache import cache_over
-from store.datastore.repository import open_datastore
 from store.errors import StoreError
 from store.format.crypt import CryptConfig
+from store.repositories.repository import open_datastore
 
 API_VERSION = 2
 MINIMUM_BLOCK, MAXIMUM_BLOCK = 1, 32 << 20

@@ -4,9 +4,9 @@ import json
 from dataclasses import dataclass, field
 
 from blockgw.export import Selection
-from store.datastore.settings import RepositorySettings
 from store.errors import InvalidName
 from store.names import Namespace, Snapshot
+from store.repositories.settings import RepositorySettings
 
 MAX_PIPE_BYTES = 65536  # what a pipe takes before anybody reads it
 

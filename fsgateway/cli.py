@@ -16,15 +16,15 @@ from store.cli.options import (
     load_key,
     repository_name,
 )
-from store.datastore.option_kinds import MEMORY
-from store.datastore.options import label
 from store.errors import InvalidName
+from store.repositories.option_kinds import MEMORY
+from store.repositories.options import label
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fsgateway.options import MountOptions
-    from store.datastore.settings import RepositorySettings
+    from store.repositories.settings import RepositorySettings
 
 MOUNT_NOTES = """\
 mount options (-o, separated by commas):
@@ -122,7 +122,7 @@ def _work(
     command that prints a secret. The datastore is opened then: no thread or connection survives a
     fork.
     """
-    from store.datastore.credentials import with_secrets
+    from store.repositories.credentials import with_secrets
 
     args = argparse.Namespace(**vars(args), mount_options=options.repository)
     settings = get_settings(args)
@@ -137,7 +137,7 @@ def _work(
 
     def work(ready: "Callable[[], None]") -> None:
         from fsgateway.mount import MountRequest, serve
-        from store.datastore.repository import open_datastore
+        from store.repositories.repository import open_datastore
 
         with open_datastore(settings) as datastore:
             request = MountRequest(repository_name(args), mountpoint, options, key, namespace)

@@ -1,15 +1,15 @@
 """The `-o` options of a mount: read, checked, and turned into what libfuse takes.
 
-Those of the repository (`store.datastore.options`) are among them, under the same names.
+Those of the repository (`store.repositories.options`) are among them, under the same names.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from store.datastore.option_kinds import BOOLEAN
-from store.datastore.options import BY_NAME, Given, read
 from store.errors import InvalidName
+from store.repositories.option_kinds import BOOLEAN
+from store.repositories.options import BY_NAME, Given, read
 
 SIZE = re.compile(r"\d+[kmgt]?", re.IGNORECASE | re.ASCII)
 PIECE = re.compile(

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from store.datastore.configuration import Configuration
-    from store.datastore.options import Option, Repository
     from store.errors import StoreError
+    from store.repositories.configuration import Configuration
+    from store.repositories.options import Option, Repository
 
 HIDDEN = "(hidden)"
 PREFIX = "VAULTWAY_"
@@ -83,7 +83,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
 def check(args: "argparse.Namespace") -> int:
     """Print a line for each repository, and each problem on stderr; the first's exit code."""
     from store.cli.progress_bar import write_line
-    from store.datastore.configuration import read_configuration
+    from store.repositories.configuration import read_configuration
 
     configuration = read_configuration(args.file)
     problems = list(configuration.problems)
@@ -109,8 +109,8 @@ def check(args: "argparse.Namespace") -> int:
 
 def _unknown_variables() -> "Iterator[str]":
     """A line for each variable that looks like one of ours and is none."""
-    from store.datastore.configuration_file import did_you_mean
-    from store.datastore.options import OPTIONS
+    from store.repositories.configuration_file import did_you_mean
+    from store.repositories.options import OPTIONS
 
     known = {option.variable: option.name for option in OPTIONS}
     for variable in sorted(os.environ.keys() - known.keys() - OTHER_VARIABLES):
@@ -129,8 +129,8 @@ def _problem_of(
     configuration: "Configuration", chosen: "Repository", *, connect: bool
 ) -> "StoreError | None":
     """What is wrong with one repository: files that it names, or when it is opened."""
-    from store.datastore.repository import open_datastore
     from store.errors import StoreError
+    from store.repositories.repository import open_datastore
 
     try:
         configuration.check_files(chosen)
@@ -143,7 +143,7 @@ def _problem_of(
 
 def show(args: "argparse.Namespace") -> None:
     """Print one line for each option that has a value."""
-    from store.datastore.configuration import load_configuration
+    from store.repositories.configuration import load_configuration
 
     configuration = load_configuration(args.config)
     names = [args.name] if args.name else sorted(configuration.repositories)
@@ -163,8 +163,8 @@ def show(args: "argparse.Namespace") -> None:
 
 def _rows(name: str, chosen: "Repository") -> "Iterator[Row]":
     """The url, then what holds, in the order of the table of options."""
-    from store.datastore.options import OPTIONS, default_of
-    from store.datastore.settings import applicable
+    from store.repositories.options import OPTIONS, default_of
+    from store.repositories.settings import applicable
 
     url = chosen.url
     yield _row(name, "url", url.value, url.value, url.origin or "command line")

@@ -43,7 +43,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
 def create(args: "argparse.Namespace") -> None:
     """Create the datastore REPOSITORY."""
     from store.cli.progress_bar import make_progress
-    from store.datastore.repository import create_datastore
+    from store.repositories.repository import create_datastore
 
     create_datastore(get_settings(args), make_progress())
     say(f"created datastore {args.repository}")

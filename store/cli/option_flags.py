@@ -4,9 +4,9 @@ import argparse
 from typing import Any
 
 from store.cli.repository import PLAIN_ARGUMENTS
-from store.datastore.option_kinds import BOOLEAN
-from store.datastore.options import OPTIONS, Given, Option, read
 from store.errors import InvalidName
+from store.repositories.option_kinds import BOOLEAN
+from store.repositories.options import OPTIONS, Given, Option, read
 
 TITLE = "repository options, also for the configuration file and mount -o"
 

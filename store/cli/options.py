@@ -265,7 +265,7 @@ def parse_text(text: str) -> str:
 
 def parse_boolean(text: str) -> bool:
     """An argparse type: PBS's spellings of true and false."""
-    from store.datastore import option_kinds
+    from store.repositories import option_kinds
 
     try:
         return option_kinds.parse_boolean(text)

@@ -14,13 +14,13 @@ Source: proxmox-backup pbs-client/src/tools/mod.rs, get_secret_from_env
 import os
 import sys
 
-from store.datastore.secret_sources import (
+from store.errors import InvalidName, KeyRequired
+from store.repositories.secret_sources import (
     SECRET_SIZE,
     first_line,
     read_secret_file,
     run_secret_command,
 )
-from store.errors import InvalidName, KeyRequired
 
 CREDENTIALS = {
     "PBS_PASSWORD": "proxmox-backup-client.password",

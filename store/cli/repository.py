@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import argparse
 
     from store.datastore.datastore import Datastore
-    from store.datastore.options import Layer
-    from store.datastore.settings import RepositorySettings
+    from store.repositories.options import Layer
+    from store.repositories.settings import RepositorySettings
 
 PLAIN_ARGUMENTS = ("ns", "keyfile")
 """Options that have arguments of their own: PBS's, on some commands only."""
@@ -20,7 +20,7 @@ PLAIN_ARGUMENTS = ("ns", "keyfile")
 
 def open_repository(args: "argparse.Namespace") -> "Datastore":
     """Open the datastore of the command. Raises what `get_settings` and `open_datastore` do."""
-    from store.datastore.repository import open_datastore
+    from store.repositories.repository import open_datastore
 
     return open_datastore(get_settings(args))
 
@@ -29,7 +29,7 @@ def open_without_cache(args: "argparse.Namespace") -> "Datastore":
     """The same for who asks what is really there, and not what this machine has kept."""
     from dataclasses import replace
 
-    from store.datastore.repository import open_datastore
+    from store.repositories.repository import open_datastore
 
     return open_datastore(replace(get_settings(args), cache=None, cache_bytes=0))
 
@@ -45,7 +45,7 @@ def get_settings(args: "argparse.Namespace") -> "RepositorySettings":
         NotFound: a name that is not configured, or a file that options name.
     """
     if getattr(args, "settings", None) is None:
-        from store.datastore.configuration import load_configuration
+        from store.repositories.configuration import load_configuration
 
         configuration = load_configuration(args.config)
         args.chosen = configuration.choose(repository_name(args), *layers(args))
@@ -65,7 +65,7 @@ def repository_name(args: "argparse.Namespace") -> str:
 
 def layers(args: "argparse.Namespace") -> "tuple[Layer, ...]":
     """What the command line and the environment give, the strongest first. Raises InvalidName."""
-    from store.datastore.options import BY_NAME, Given, environment_layer, read
+    from store.repositories.options import BY_NAME, Given, environment_layer, read
 
     flags = dict(getattr(args, "repository_options", None) or {})
     for name in PLAIN_ARGUMENTS:
@@ -90,7 +90,7 @@ def configured_keyfile(args: "argparse.Namespace") -> Path | None:
     """
     if not hasattr(args, "repository"):
         return None
-    from store.datastore.settings import check_files
+    from store.repositories.settings import check_files
 
     settings = get_settings(args)
     check_files(args.chosen, "keyfile")

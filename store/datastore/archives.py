@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from store.datastore.chunk_cache import ChunkCache, ChunkReader
 from store.datastore.datastore import Datastore
+from store.datastore.memory import Memory
 from store.datastore.snapshot_indexes import SnapshotIndexes
 from store.datastore.streams import Index, IndexedStream
-from store.datastore.workers import Memory
 from store.errors import FormatError, IntegrityError, KeyRequired, NotFound, WrongKey
 from store.format.blob import decode_blob, is_encrypted
 from store.format.catalog import Catalog

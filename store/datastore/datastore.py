@@ -8,8 +8,7 @@ from typing import Self
 from store.backends.base import Backend, Lock
 from store.datastore import groups, locks, manifests, namespaces, owners, removal, snapshots
 from store.datastore.chunk_store import CHUNKS, ChunkStore, SyncLevel
-from store.datastore.options import DEFAULT_MEMORY
-from store.datastore.workers import Memory
+from store.datastore.memory import DEFAULT_MEMORY, Memory
 from store.errors import FormatError, InvalidName, NotFound
 from store.format.dynamic_index import DynamicIndex
 from store.format.fixed_index import FixedIndex

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from struct import Struct
 
-from store.datastore.settings import cache_home
+from store.datastore.xdg import cache_home
 from store.errors import InvalidName
 from store.names import Digest
 

@@ -12,8 +12,8 @@ from store.datastore.chunk_store import ChunkStore, InsertResult, SyncLevel
 from store.datastore.digest_hints import Candidates
 from store.datastore.index_files import DynamicIndexFile, FixedIndexFile, fixed_index_size
 from store.datastore.known_chunks import KnownChunks
+from store.datastore.memory import Memory
 from store.datastore.snapshot_indexes import SnapshotIndexes
-from store.datastore.workers import Memory
 from store.errors import (
     AlreadyExists,
     IntegrityError,

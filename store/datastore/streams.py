@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from store.datastore.chunk_cache import ChunkReader
-from store.datastore.workers import Memory, Workers, worker_count
+from store.datastore.memory import Memory
+from store.datastore.workers import Workers, worker_count
 from store.errors import FormatError
 from store.format.blob import MAX_CHUNK_SIZE
 from store.format.buffer import Buffer

@@ -4,50 +4,19 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
 from store.backends.base import Backend
+from store.datastore.memory import Memory
 from store.errors import Cancelled
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-DEFAULT_MEMORY = 256 << 20
 COPIES = 2
 """A chunk on its way is in memory plain and encoded."""
 POLL_S = 0.005
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What one backup or restore may keep in memory for chunks, in bytes, and its shares.
-
-    One chunk always passes, however small the shares are.
-    """
-
-    total: int = DEFAULT_MEMORY
-
-    @classmethod
-    def of(cls, datastore: object) -> Self:
-        """As the datastore is configured (`memory_bytes`)."""
-        return cls(getattr(datastore, "memory_bytes", DEFAULT_MEMORY))
-
-    @property
-    def in_flight(self) -> int:
-        """Chunks that workers have in their hands, plain and encoded; clients may copy them."""
-        return self.total * 3 // 8
-
-    @property
-    def ahead(self) -> int:
-        """Decoded chunks that wait for the reader of one stream; a tree is read as two."""
-        return self.total // 4
-
-    @property
-    def listed(self) -> int:
-        """What an object store said of the chunks it has."""
-        return self.total // 4
 
 
 def worker_count(backend: Backend, memory: Memory, chunk_size: int) -> int:

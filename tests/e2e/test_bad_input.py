@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from store.datastore.repository import open_datastore
 from store.datastore.snapshots import SyncLevel
 from store.format.blob import decode_blob, encode_blob, encode_blob_parts
 from store.format.chunker import ChunkStream
@@ -22,6 +21,7 @@ from store.format.manifest import CryptMode, FileInfo, Manifest
 from store.format.pxar.encoder import Encoder
 from store.format.pxar.entries import encode_stat
 from store.names import Namespace, Snapshot
+from store.repositories.repository import open_datastore
 from tests.golden_snapshots import KEY_PASSWORD, KEYS
 from tests.program import PROGRAM, error_line, mounted, run
 from tests.trees import differences, expected_tree, list_tree

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from store.datastore.repository import open_datastore
 from store.names import Namespace, Snapshot
+from store.repositories.repository import open_datastore
 from tests.golden_snapshots import KEY_PASSWORD
 from tests.program import PROGRAM, environment, error_line, exported, uri
 

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from fsgateway import archive, attributes, inodes, operations, reading, tree, view  # noqa: E402
 from fsgateway.mount import MountRequest, serve  # noqa: E402
 from fsgateway.options import parse_options  # noqa: E402
-from store.datastore.repository import open_datastore  # noqa: E402
 from store.errors import Cancelled, ChunkMissing, KeyRequired  # noqa: E402
+from store.repositories.repository import open_datastore  # noqa: E402
 
 WAYS = [
     lambda: OSError(errno.EBADF, "injected"),

@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Self
 
 from store.datastore.chunk_store import ChunkStore
+from store.datastore.memory import Memory
 from store.datastore.snapshots import DynamicIndexFile, SnapshotWriter
-from store.datastore.workers import COPIES, Memory, Workers, worker_count
+from store.datastore.workers import COPIES, Workers, worker_count
 from store.errors import BackendError, ChunkMissing, FormatError, IntegrityError, KeyRequired
 from store.format.blob import MAX_CHUNK_SIZE, decode_blob, encode_blob_parts
 from store.format.buffer import Buffer

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from store.datastore.chunk_store import CHUNKS
 from store.datastore.datastore import Datastore
+from store.datastore.memory import Memory
 from store.datastore.snapshots import DynamicIndexFile, SnapshotWriter
-from store.datastore.workers import Memory
 from store.errors import InvalidName, SourceError
 from store.format.blob import encode_blob
 from store.format.chunker import ChunkStream, PayloadStream

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from blockgw.device import Device, fill_zeros
 from blockgw.export import Exports, Selection
 from store.datastore.archives import ChunkCache
-from store.datastore.repository import open_datastore
 from store.errors import IntegrityError, KeyRequired, WrongKey
 from store.format.crypt import CryptConfig
 from store.format.keys import KeyFile
 from store.names import Namespace, Snapshot
+from store.repositories.repository import open_datastore
 
 CHUNK = 4096
 

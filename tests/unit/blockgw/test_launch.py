@@ -10,9 +10,9 @@ from blockgw.address import UnixAddress
 from blockgw.export import Selection
 from blockgw.launch import ExportRequest, Said, check_nbdkit, command, environment, python_path
 from blockgw.settings import Settings
-from store.datastore.settings import RepositorySettings
 from store.errors import InvalidName, StoreError
 from store.names import Namespace, Snapshot
+from store.repositories.settings import RepositorySettings
 
 KEY = bytes(range(32))
 REPOSITORY = RepositorySettings(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from store.backends.local import LocalBackend
-from store.datastore.settings import RepositorySettings
+from store.repositories.settings import RepositorySettings
 from tests.fakes.datastores import bare_backend
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from fsgateway import cli
 from store.cli.options import Parser
-from store.datastore.settings import RepositorySettings
 from store.errors import BackendError, InvalidName, NotFound
+from store.repositories.settings import RepositorySettings
 
 
 def parse(*arguments: str) -> argparse.Namespace:
@@ -84,7 +84,7 @@ def test_the_datastore_is_opened_in_the_background(
 
     monkeypatch.setattr("fsgateway.background.start_in_background", works.append)
     monkeypatch.setattr("fsgateway.background.log_to", lambda _: None)
-    monkeypatch.setattr("store.datastore.repository.open_datastore", refuse)
+    monkeypatch.setattr("store.repositories.repository.open_datastore", refuse)
     monkeypatch.setenv("VAULTWAY_CONFIG", "/dev/null")
     (tmp_path / "m").mkdir()
     options = "access-key=a,secret-key-cmd=echo s,retry-for=1h"

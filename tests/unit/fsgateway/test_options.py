@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fsgateway.options import MountOptions, parse_options, split_options
-from store.datastore.options import Given
 from store.errors import InvalidName
+from store.repositories.options import Given
 
 
 def test_nothing_given() -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from store.cli.main import main
-from store.datastore import configuration
+from store.repositories import configuration
 
 KEYS = Path(__file__).parents[3] / "golden/keys"
 EXPECTED = Path(__file__).parents[3] / "golden/expected"

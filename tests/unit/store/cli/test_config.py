@@ -7,9 +7,9 @@ import pytest
 
 from store.backends.base import Space
 from store.backends.memory import MemoryBackend
-from store.datastore.option_kinds import BOOLEAN
-from store.datastore.options import OPTIONS
 from store.names import Namespace
+from store.repositories.option_kinds import BOOLEAN
+from store.repositories.options import OPTIONS
 from tests.fakes.datastores import (
     bare_backend,
     local_datastore,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from store.datastore.repository import open_datastore
-from store.datastore.settings import RepositorySettings
+from store.repositories.repository import open_datastore
+from store.repositories.settings import RepositorySettings
 from tests.fakes.datastores import bare_backend, snapshot, write_snapshot
 from tests.unit.store.cli.conftest import KEYS, Vaultway
 

@@ -227,7 +227,7 @@ def test_mount_calls_us_without_a_command(vaultway: Vaultway, tmp_path: Path) ->
 def test_a_plain_path_loads_nothing_of_what_it_does_not_need(tmp_path: Path) -> None:
     """No TOML without a file, no client of S3 without a bucket."""
     bare_backend(tmp_path).close()
-    heavy = {"boto3", "tomllib", "store.datastore.configuration_file", "store.backends.s3"}
+    heavy = {"boto3", "tomllib", "store.repositories.configuration_file", "store.backends.s3"}
     code = f"""
 import sys
 from store.cli.main import main

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from store.cli.password import get_new_password, get_password, read_secret
-from store.datastore import secret_sources
 from store.errors import InvalidName, KeyRequired
+from store.repositories import secret_sources
 
 NAME = "PBS_ENCRYPTION_PASSWORD"
 

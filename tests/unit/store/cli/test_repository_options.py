@@ -13,11 +13,11 @@ import pytest
 from fsgateway.options import parse_options
 from store.backends.s3.config import S3Config
 from store.cli.options import HelpFormatter, Parser, add_key_options, add_repository_options, layers
-from store.datastore import option_kinds as kinds
-from store.datastore.configuration import load_configuration
-from store.datastore.options import BY_NAME, OPTIONS, SECRET_FORMS, Option, environment_layer
-from store.datastore.settings import RepositorySettings
 from store.errors import InvalidName
+from store.repositories import option_kinds as kinds
+from store.repositories.configuration import load_configuration
+from store.repositories.options import BY_NAME, OPTIONS, SECRET_FORMS, Option, environment_layer
+from store.repositories.settings import RepositorySettings
 
 TEXTS = {
     kinds.BOOLEAN: "true",

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from store.backends.memory import MemoryBackend
 from store.datastore.archives import ChunkCache, IndexedStream, SnapshotReader
-from store.datastore.workers import Memory, Workers
+from store.datastore.memory import Memory
+from store.datastore.workers import Workers
 from store.errors import (
     ChunkMissing,
     FormatError,

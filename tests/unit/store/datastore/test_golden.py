@@ -9,7 +9,6 @@ import pytest
 
 from store.datastore.archives import ChunkCache, IndexedStream, SnapshotReader
 from store.datastore.datastore import Datastore
-from store.datastore.repository import open_datastore
 from store.errors import KeyRequired
 from store.format.crypt import CryptConfig, chunk_digest
 from store.format.keys import KeyFile
@@ -21,6 +20,7 @@ from store.names import (
     Snapshot,
     format_backup_time,
 )
+from store.repositories.repository import open_datastore
 from tests.fakes.datastores import MIB, ROOT
 
 NAMESPACES = [

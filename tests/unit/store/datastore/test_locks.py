@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from store.datastore.locks import escape, lock_name, manifest_locks
-from store.datastore.pbs_host import KnownDatastore, find_datastore
 from store.names import BackupGroup, Namespace, Snapshot
+from store.repositories.pbs_host import KnownDatastore, find_datastore
 
 ROOT = Namespace()
 

@@ -343,7 +343,7 @@ def check_survivors(store: Datastore, done: list[Snapshot], number: int) -> None
 
 WRITER = """
 import sys
-from store.datastore.repository import open_datastore
+from store.repositories.repository import open_datastore
 from store.errors import Locked
 from store.format.blob import encode_blob
 from store.names import Namespace, Snapshot

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from store.backends.memory import MemoryBackend
-from store.datastore.workers import Memory, Workers, worker_count
+from store.datastore.memory import Memory
+from store.datastore.workers import Workers, worker_count
 from store.errors import BackendError, OutOfSpace
 from store.names import Digest
 from store.operations.backup.chunks import ChunkPool, IndexedSink

@@ -12,7 +12,8 @@ import pytest
 
 from store.datastore.chunk_store import ChunkStore
 from store.datastore.digest_hints import HintFile
-from store.datastore.workers import Memory, worker_count
+from store.datastore.memory import Memory
+from store.datastore.workers import worker_count
 from store.format.chunker import AVERAGE
 from store.names import Digest
 from store.operations.backup import BackupResult

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from store.datastore.options import Given, Layer, Repository, merge
-from store.datastore.repository_url import is_name, parse_url
-from store.datastore.settings import RepositorySettings, check_files, config_home, make_settings
+from store.datastore.xdg import config_home
 from store.errors import InvalidName, NotFound, PermissionDenied, StoreError
+from store.repositories.options import Given, Layer, Repository, merge
+from store.repositories.repository_url import is_name, parse_url
+from store.repositories.settings import RepositorySettings, check_files, make_settings
 
 if TYPE_CHECKING:
-    from store.datastore.configuration_file import ConfigurationFile
+    from store.repositories.configuration_file import ConfigurationFile
 
 FILE_NAME = "config.toml"
 SYSTEM_FILE = Path("/etc/vaultway", FILE_NAME)
@@ -133,7 +134,7 @@ def read_configuration(file: str | None = None) -> Configuration:
     for place in places:
         if not file and _is_absent(place):
             continue
-        from store.datastore.configuration_file import read_configuration_file
+        from store.repositories.configuration_file import read_configuration_file
 
         try:
             configuration.add(read_configuration_file(place))

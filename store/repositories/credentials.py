@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from store.backends.base import storage_error
-from store.datastore.repository_url import S3_SCHEME
-from store.datastore.secret_sources import (
+from store.errors import InvalidName, PermissionDenied
+from store.repositories.repository_url import S3_SCHEME
+from store.repositories.secret_sources import (
     check_private,
     first_line,
     read_secret_file,
     run_secret_command,
 )
-from store.datastore.settings import RepositorySettings
-from store.errors import InvalidName, PermissionDenied
+from store.repositories.settings import RepositorySettings
 
 S3_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 S3_TOKEN_VARIABLES = ("AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")

@@ -8,11 +8,11 @@ the commands (`--cache-size 64G`), a mount option (`-o cache-size=64G`) and a va
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from store.datastore import option_kinds as kinds
-from store.datastore.repository_url import S3_SCHEME
+from store.datastore.memory import DEFAULT_MEMORY
 from store.errors import InvalidName
+from store.repositories import option_kinds as kinds
+from store.repositories.repository_url import S3_SCHEME
 
-DEFAULT_MEMORY = 256 << 20
 DEFAULT_CACHE_BYTES = 10 << 30
 DEFAULT_RETRY_FOR_S = 300.0  # in a bucket; a directory answers or does not
 DEFAULT_OPEN_FOR_S = 30.0  # until it has answered once: the endpoint may be a wrong one

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from store.backends.base import storage_error
-from store.datastore.option_kinds import LIST
-from store.datastore.options import BY_NAME, Given, Layer, Option, Repository
-from store.datastore.repository_url import S3_SCHEME, is_name, parse_url
 from store.errors import InvalidName, PermissionDenied, StoreError
+from store.repositories.option_kinds import LIST
+from store.repositories.options import BY_NAME, Given, Layer, Option, Repository
+from store.repositories.repository_url import S3_SCHEME, is_name, parse_url
 
 MAX_SIZE = 1 << 20
 TABLES = ("repository", "defaults")
@@ -81,7 +81,7 @@ class _Reading:
     def _parse(self, text: str) -> dict[str, Any]:
         import tomllib
 
-        from store.datastore.toml_lines import find_lines
+        from store.repositories.toml_lines import find_lines
 
         try:
             document = tomllib.loads(text)

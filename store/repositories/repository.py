@@ -7,18 +7,18 @@ from pathlib import Path
 from store.backends.base import Backend, storage_error
 from store.backends.chunks import CHUNKS
 from store.backends.patience import patience
-from store.datastore.credentials import with_secrets
 from store.datastore.datastore import Datastore
-from store.datastore.options import (
+from store.errors import BackendError, NotFound, StoreError
+from store.progress import SILENT, Progress
+from store.repositories.credentials import with_secrets
+from store.repositories.options import (
     DEFAULT_CACHE_BYTES,
     DEFAULT_OPEN_FOR_S,
     DEFAULT_RETRY_FOR_S,
 )
-from store.datastore.pbs_host import find_datastore
-from store.datastore.repository_url import parse_url
-from store.datastore.settings import RepositorySettings
-from store.errors import BackendError, NotFound, StoreError
-from store.progress import SILENT, Progress
+from store.repositories.pbs_host import find_datastore
+from store.repositories.repository_url import parse_url
+from store.repositories.settings import RepositorySettings
 
 OPEN_SITE_S = 10.0
 """How long a site of a mirror is tried until it counts as away."""

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from store.backends.base import storage_error
-from store.datastore import option_kinds as kinds
-from store.datastore.options import (
+from store.datastore.memory import DEFAULT_MEMORY
+from store.datastore.xdg import cache_home
+from store.errors import InvalidName, PermissionDenied
+from store.repositories import option_kinds as kinds
+from store.repositories.options import (
     BY_NAME,
-    DEFAULT_MEMORY,
     OPTIONS,
     SECRET_FORMS,
     SECRET_SOURCES,
@@ -18,9 +20,8 @@ from store.datastore.options import (
     Repository,
     label,
 )
-from store.datastore.repository_url import S3_SCHEME
-from store.datastore.secret_sources import check_private
-from store.errors import InvalidName, PermissionDenied
+from store.repositories.repository_url import S3_SCHEME
+from store.repositories.secret_sources import check_private
 
 if TYPE_CHECKING:
     from store.backends.s3.config import S3Config
@@ -196,24 +197,3 @@ def _check_certificates(path: Path, what: str) -> None:
         ssl.create_default_context(cafile=path)
     except OSError as error:
         raise InvalidName(f"{what}: has no certificates in PEM") from error
-
-
-def cache_home() -> Path:
-    """Where what can be had again is kept: $XDG_CACHE_HOME/vaultway, usually below ~/.cache."""
-    return _home("XDG_CACHE_HOME", ".cache") / "vaultway"
-
-
-def config_home() -> Path:
-    """Where the user's configuration is: $XDG_CONFIG_HOME/vaultway, usually below ~/.config."""
-    return _home("XDG_CONFIG_HOME", ".config") / "vaultway"
-
-
-def _home(variable: str, below_home: str) -> Path:
-    """A relative path in the variable counts as none, says the XDG specification."""
-    place = os.environ.get(variable, "")
-    if place.startswith("/"):
-        return Path(place)
-    try:
-        return Path.home() / below_home
-    except RuntimeError as error:
-        raise InvalidName(f"no home directory: set {variable}") from error

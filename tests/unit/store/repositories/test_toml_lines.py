@@ -5,7 +5,7 @@ import tomllib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.datastore.toml_lines import find_lines
+from store.repositories.toml_lines import find_lines
 
 KEY = st.from_regex(r"[a-z]{1,3}(-[a-z0-9])?", fullmatch=True)
 SCALARS = st.sampled_from(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.datastore import option_kinds as kinds
-from store.datastore.option_kinds import Kind
+from store.repositories import option_kinds as kinds
+from store.repositories.option_kinds import Kind
 
 TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1)
 VALUES = {

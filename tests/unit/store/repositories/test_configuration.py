@@ -5,13 +5,13 @@ from pathlib import Path
 import botocore
 import pytest
 
-from store.datastore import configuration as module
-from store.datastore import configuration_file
-from store.datastore.configuration import Configuration, load_configuration, read_configuration
-from store.datastore.options import Given, environment_layer
-from store.datastore.repository_url import parse_url
-from store.datastore.settings import cache_home
+from store.datastore.xdg import cache_home
 from store.errors import InvalidName, NotFound, PermissionDenied, StoreError
+from store.repositories import configuration as module
+from store.repositories import configuration_file
+from store.repositories.configuration import Configuration, load_configuration, read_configuration
+from store.repositories.options import Given, environment_layer
+from store.repositories.repository_url import parse_url
 
 PROD = """\
 [defaults]

@@ -21,16 +21,17 @@ from store.backends.patience import patience_s
 from store.backends.read_only import ReadOnly
 from store.backends.s3.config import S3Config
 from store.backends.wrapper import Wrapper
-from store.datastore import repository
-from store.datastore.repository import (
+from store.datastore.memory import DEFAULT_MEMORY
+from store.errors import BackendError, InvalidName, NotFound, PermissionDenied
+from store.repositories import repository
+from store.repositories.repository import (
     OPEN_SITE_S,
     create_datastore,
     open_backend,
     open_datastore,
 )
-from store.datastore.secret_sources import check_private
-from store.datastore.settings import DEFAULT_MEMORY, RepositorySettings
-from store.errors import BackendError, InvalidName, NotFound, PermissionDenied
+from store.repositories.secret_sources import check_private
+from store.repositories.settings import RepositorySettings
 from tests.fakes.datastores import bare_backend
 
 BUCKET = "s3://bucket/store"
