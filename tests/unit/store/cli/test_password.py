@@ -90,7 +90,7 @@ def test_failures(
 def test_a_command_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secret_sources, "COMMAND_TIMEOUT_S", 0.1)
     with pytest.raises(KeyRequired, match="password command sleep: no answer within"):
-        secret_sources.run_secret_command("sleep 100", KeyRequired)
+        secret_sources.run_secret_command("sleep 100", KeyRequired, "password command")
 
 
 def test_no_terminal_names_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,7 +141,7 @@ def test_no_datastore(tmp_path: Path) -> None:
 
 def test_a_bucket_is_retried(s3: list[FakeS3]) -> None:
     assert opened(BUCKET) == "Retry(bucket, retry_for_s=300.0, open_for_s=30.0)"
-    assert opened(BUCKET, retry_for_s=5.0) == "Retry(bucket, retry_for_s=5.0, open_for_s=5.0)"
+    assert opened(BUCKET, retry_for_s=5.0) == "Retry(bucket, retry_for_s=5.0)"
     assert opened(BUCKET, retry_for_s=0.0) == "bucket"
     assert s3[0].config == S3Config("bucket", "store")
     with open_datastore(BUCKET) as datastore:
@@ -177,7 +177,7 @@ def test_everything_in_its_order(s3: list[FakeS3], tmp_path: Path) -> None:
 def test_a_directory_with_options(s3: list[FakeS3], tmp_path: Path) -> None:
     bare_backend(tmp_path).close()
     text = opened(str(tmp_path), retry_for_s=60.0, cache=Path("/fast"))
-    retry = f"Retry({LocalBackend(str(tmp_path))!r}, retry_for_s=60.0, open_for_s=60.0)"
+    retry = f"Retry({LocalBackend(str(tmp_path))!r}, retry_for_s=60.0)"
     assert text == f"Cache({retry}, /fast, 10737418240, identity={tmp_path})"
 
 
