@@ -239,7 +239,7 @@ def test_a_wrong_port(vault: Vault) -> None:
     error = error_line("snapshot", "list", "--retry-for", "1", env=env, expect=16)
     assert time.monotonic() - began < 10
     line = error_line("snapshot", "list", "--endpoint", "http://x.invalid", env=env, expect=16)
-    assert line.endswith("check the endpoint")
+    assert line.endswith("check the endpoint (x.invalid)")
 
 
 def test_a_bucket_that_a_pbs_holds(site: Site, vault: Vault, golden: Path) -> None:
