@@ -232,13 +232,14 @@ def test_a_wrong_port(vault: Vault) -> None:
     done = run("snapshot", "list", env=env, expect=16)
     assert time.monotonic() - began < 40
     warning, error = done.stderr.splitlines()
-    assert warning.startswith(f"warning: {vault.repository}/.in-use: Connection refused; trying")
-    assert error.startswith(f"vaultway: {vault.repository}/.in-use: Connection refused (tried ")
+    refused = f"{vault.repository}/.in-use: Connection refused (127.0.0.1:9)"
+    assert warning.startswith(f"warning: {refused}; trying")
+    assert error.startswith(f"vaultway: {refused} (tried ")
     began = time.monotonic()
     error = error_line("snapshot", "list", "--retry-for", "1", env=env, expect=16)
     assert time.monotonic() - began < 10
     line = error_line("snapshot", "list", "--endpoint", "http://x.invalid", env=env, expect=16)
-    assert line.endswith("check the endpoint")
+    assert line.endswith("check the endpoint (x.invalid)")
 
 
 def test_a_bucket_that_a_pbs_holds(site: Site, vault: Vault, golden: Path) -> None:
