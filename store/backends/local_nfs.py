@@ -63,6 +63,11 @@ class NfsBackend(LocalBackend):
         return f"NfsBackend({self._root!r})"
 
     @property
+    def why_no_locks(self) -> str:
+        """Why writers on several hosts are not kept apart here; "" when they are."""
+        return self._mount.why_no_locks
+
+    @property
     def parallelism(self) -> int:
         return max(PARALLELISM, super().parallelism)
 

@@ -167,11 +167,19 @@ def _open_local(path: Path) -> Backend:
 
 
 def local_backend(path: Path) -> Backend:
-    """The storage in a directory, there or not: the one place where such a backend is made."""
-    from store.backends.local_nfs import open_directory
+    """The storage in a directory, there or not: the one place where such a backend is made.
+
+    Read-only on an NFS mount whose locks do not reach other hosts.
+    """
+    from store.backends.local_nfs import NfsBackend, open_directory
 
     known = find_datastore(str(path))
-    return open_directory(str(path), pbs_lock_directory=known.lock_directory if known else None)
+    backend = open_directory(str(path), pbs_lock_directory=known.lock_directory if known else None)
+    if isinstance(backend, NfsBackend) and backend.why_no_locks:
+        from store.backends.read_only import ReadOnly
+
+        return ReadOnly(backend, backend.why_no_locks)
+    return backend
 
 
 def _settings(repository: str | RepositorySettings) -> RepositorySettings:

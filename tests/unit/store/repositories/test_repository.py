@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from store.backends import local_nfs
 from store.backends.base import Backend, ObjectStat
 from store.backends.local import LocalBackend
 from store.backends.memory import MemoryBackend
@@ -23,6 +24,7 @@ from store.backends.s3.config import S3Config
 from store.backends.wrapper import Wrapper
 from store.datastore.memory import DEFAULT_MEMORY
 from store.errors import BackendError, InvalidName, NotFound, PermissionDenied
+from store.names import Namespace
 from store.repositories import repository
 from store.repositories.repository import (
     OPEN_SITE_S,
@@ -32,7 +34,7 @@ from store.repositories.repository import (
 )
 from store.repositories.secret_sources import check_private
 from store.repositories.settings import RepositorySettings
-from tests.fakes.datastores import bare_backend
+from tests.fakes.datastores import bare_backend, nfs_backend
 
 BUCKET = "s3://bucket/store"
 
@@ -172,6 +174,22 @@ def test_everything_in_its_order(s3: list[FakeS3], tmp_path: Path) -> None:
         text
         == f"Cache(Mirror({first}, [{second}, {local}]), /fast, 10, identity=https://x {BUCKET})"
     )
+
+
+@pytest.mark.parametrize(("options", "writes"), [(("nolock",), False), (("vers=4.2",), True)])
+def test_nfs_without_locks_is_read_only(
+    options: tuple[str, ...], writes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        local_nfs, "open_directory", lambda path, **_: nfs_backend(Path(path), *options)
+    )
+    with open_datastore(str(tmp_path)) as datastore:
+        assert datastore.list_groups() == []
+        if writes:
+            datastore.create_namespace(Namespace(("a",)))
+        else:
+            with pytest.raises(PermissionDenied, match="mounted with nolock"):
+                datastore.create_namespace(Namespace(("a",)))
 
 
 def test_a_directory_with_options(s3: list[FakeS3], tmp_path: Path) -> None:
