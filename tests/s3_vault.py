@@ -3,7 +3,9 @@
 import json
 import os
 import random
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,6 +101,16 @@ class Vault:
             [PROGRAM, *map(str, command)], env=environment(self.env), text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
+
+
+def press_ctrl_c(process: "subprocess.Popen[str]") -> float:
+    """Seconds until the program ended, in the way it should."""
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "vaultway: interrupted"
+    return time.monotonic() - began
 
 
 @contextmanager

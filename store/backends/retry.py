@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 LOG_EVERY_S = 1.0
 WARN_AFTER_S, WARN_EVERY_S = 5.0, 60.0
+CLEAN_UP_FOR_S = 1.0
 MAX_DOUBLINGS = 32  # more than any longest pause needs, less than a float holds
 
 
@@ -55,7 +56,8 @@ class Retry(Pausing):
     begins when the time the storage asked for (`retry_after_s`) is over. When the next attempt
     would begin more than `retry_for_s` after the call, it ends with the last error, which then
     says how often and how long it was tried. A storage that has never answered gets `open_for_s`;
-    one that was given up gets one attempt a call, until it answers. OutOfSpace is never retried.
+    one that was given up gets one attempt a call, until it answers; after an interrupt, too, who
+    cleans up waits for a second at most. OutOfSpace is never retried.
     What the call is part of may have less patience (store.backends.patience).
 
     A failed attempt may have been done all the same, its answer lost. So from the second attempt
@@ -85,11 +87,10 @@ class Retry(Pausing):
         """
         super().__init__(inner, clock, wait)
         self._retry_for_s = retry_for_s
-        self._open_for_s = retry_for_s if open_for_s is None else open_for_s
+        self._patience_s = retry_for_s if open_for_s is None else open_for_s
         self._first_pause_s, self._longest_pause_s = first_pause_s, longest_pause_s
         self._draw = draw
-        self._answered = -math.inf  # threads share these without a lock: one value each
-        self._is_given_up = False
+        self._answered = -math.inf  # threads share all these without a lock: one value each
         self._silent_until = self._warned_until = -math.inf
 
     # How
@@ -119,13 +120,11 @@ class Retry(Pausing):
 
     def _note_answer(self) -> None:
         self._answered = self._clock()
-        self._is_given_up = False
+        self._patience_s = self._retry_for_s
 
-    @property
-    def _patience_s(self) -> float:
-        if self._is_given_up:
-            return 0.0
-        return self._open_for_s if math.isinf(self._answered) else self._retry_for_s
+    def interrupt(self) -> None:
+        self._patience_s = min(self._patience_s, CLEAN_UP_FOR_S)
+        super().interrupt()
 
     def _begin(self) -> _Attempts:
         patience.current().begin()
@@ -144,7 +143,8 @@ class Retry(Pausing):
         patience_s = min(ours_s, attempts.for_s)
         if tried_s + pause_s > patience_s:
             # What answers others meanwhile is there: the object is the trouble.
-            self._is_given_up = patience_s == ours_s and self._answered <= attempts.began
+            if patience_s == ours_s and self._answered <= attempts.began:
+                self._patience_s = 0.0
             times = "once" if attempts.failed == 1 else f"{attempts.failed} times"
             raise BackendError(
                 f"{error} (tried {times} in {tried_s:.0f} s)",

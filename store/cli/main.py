@@ -27,6 +27,7 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 ENTRY_POINTS = "store.commands"
 NOUNS = ("datastore", "config", "key", "backup", "restore", "snapshot", "group", "namespace")
 PACKAGES = ("store", "fsgateway", "blockgw")
+WAKE_S = 0.5
 
 DESCRIPTION = "Open any Proxmox Backup Server datastore: back up, restore, mount, boot from it."
 EPILOG = """\
@@ -252,13 +253,27 @@ def terminating(*, last: bool = False) -> "Iterator[None]":
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 previous[number] = signal.signal(number, _terminate)
+    if last:
+        _wake_often()
     try:
         yield
     finally:
         if last:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             previous |= dict.fromkeys((*previous, signal.SIGINT), signal.SIG_IGN)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _wake_often() -> None:
+    """Let no signal wait for longer than a moment, whatever the main thread waits for.
+
+    One that comes just before a call that blocks does not end it: its handler runs when the call
+    returns, which an upload to a slow server may do in a minute. The next signal ends it. Children
+    inherit no timer.
+    """
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, WAKE_S, WAKE_S)
 
 
 def _is_interruption(error: BaseException | None) -> bool:

@@ -14,7 +14,7 @@ from store.backends.s3.backend import S3Backend
 from tests.program import error_line, exported, mounted, run, uri
 from tests.s3_proxy import Fault, Request
 from tests.s3_site import DAY, Site
-from tests.s3_vault import IMAGE, LEGACY, METADATA, MIB, MODES, Vault, noise
+from tests.s3_vault import IMAGE, LEGACY, METADATA, MIB, MODES, Vault, noise, press_ctrl_c
 from tests.trees import differences, list_tree
 
 pytestmark = pytest.mark.needs("s3")
@@ -192,14 +192,10 @@ def test_ctrl_c_during_slow_uploads(vault: Vault, mode: str) -> None:
     vault.site.break_requests(plan)
     process = vault.started(*vault.backup_command(mode, 1))
     assert uploading.wait(30)
-    began = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    took_s = time.monotonic() - began
+    took_s = press_ctrl_c(process)
     ended.set()
-    assert errors.splitlines()[-1] == "vaultway: interrupted"
-    assert process.returncode == 130
-    assert took_s < 2
+    print(f"{took_s:.1f} s")
+    assert took_s < 5  # 2 and less, on a machine that has nothing else to do
     assert vault.locks() == []
     assert vault.site.keys(f"{vault.name}/.cnt/") == []
 
@@ -224,17 +220,28 @@ def test_a_wrong_bucket_and_a_wrong_datastore(vault: Vault) -> None:
     assert line == f"vaultway: {other} is not a datastore: it has no .chunks"
 
 
-@pytest.mark.timeout(120)
-def test_a_wrong_port(vault: Vault) -> None:
-    """Said after five seconds, given up after thirty; or as long as one wishes."""
+def test_a_wrong_endpoint(vault: Vault) -> None:
+    env = vault.env | {"VAULTWAY_ENDPOINT": "http://127.0.0.1:9"}
+    began = time.monotonic()
+    line = error_line("snapshot", "list", "--retry-for", "1", env=env, expect=16)
+    assert time.monotonic() - began < 10
+    assert line.startswith(f"vaultway: {vault.repository}/.in-use: Connection refused (tried ")
+    line = error_line("snapshot", "list", "--endpoint", "http://x.invalid", env=env, expect=16)
+    assert line.endswith("check the endpoint")
+
+
+@pytest.mark.slow
+def test_a_wrong_port_is_given_up_after_half_a_minute(vault: Vault) -> None:
+    """Unless one says how long to try; nobody waits without a word."""
     env = vault.env | {"VAULTWAY_ENDPOINT": "http://127.0.0.1:9"}
     began = time.monotonic()
     done = run("snapshot", "list", env=env, expect=16)
     assert time.monotonic() - began < 40
-    warning, error = done.stderr.splitlines()
+    *warnings, error = done.stderr.splitlines()
     refused = f"{vault.repository}/.in-use: Connection refused (127.0.0.1:9)"
-    assert warning.startswith(f"warning: {refused}; trying")
     assert error.startswith(f"vaultway: {refused} (tried ")
+    assert len(warnings) <= 1  # none if the draw makes a long pause of an early one
+    assert all(line.startswith(f"warning: {refused}; trying") for line in warnings)
     began = time.monotonic()
     error = error_line("snapshot", "list", "--retry-for", "1", env=env, expect=16)
     assert time.monotonic() - began < 10

@@ -19,7 +19,7 @@ from store.errors import BackendError, IntegrityError
 from tests.program import PROGRAM, environment, error_line, mounted, run
 from tests.s3_proxy import FAULTS, Fault, Request
 from tests.s3_site import GROUP, ROOT, Plan, Site, retried
-from tests.s3_vault import IMAGE, MIB, Vault, noise
+from tests.s3_vault import IMAGE, MIB, Vault, noise, press_ctrl_c
 
 pytestmark = [pytest.mark.needs("s3"), pytest.mark.expect_warnings]
 
@@ -96,6 +96,28 @@ def test_a_server_that_stays_away(site: Site, tmp_path: Path) -> None:
         site.check_restore(store, kept, 1, tmp_path)
         site.check_restore(store, site.back_up(store, 3), 3, tmp_path)
         assert len(store.list_snapshots(ROOT, GROUP)) == 2
+
+
+def test_ctrl_c_while_the_server_is_away(vault: Vault, tmp_path: Path) -> None:
+    """Clean-up has nobody to talk to, and does not wait; the next backup does it."""
+    vault.back_up(IMAGE, 1)
+    vault.disk.write_bytes(noise(8, 40 * MIB))
+    is_away = threading.Event()
+
+    def plan(_: int, request: Request) -> Fault | None:
+        if request.method == "PUT" and "/.chunks/" in request.target and not is_away.is_set():
+            vault.site.proxy.go_down()
+            is_away.set()
+        return None
+
+    vault.site.break_requests(plan)
+    process = vault.started(*vault.backup_command(IMAGE, 2))
+    assert is_away.wait(30)
+    assert press_ctrl_c(process) < 10
+    vault.site.proxy.come_up()
+    vault.back_up(IMAGE, 3)
+    assert vault.finished() == [1, 3]
+    vault.check_restore(IMAGE, tmp_path / "restored")
 
 
 def test_a_server_is_given_the_time_it_asks_for(site: Site) -> None:

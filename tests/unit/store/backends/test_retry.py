@@ -390,3 +390,16 @@ def test_one_object_that_stays_away_is_not_the_storage() -> None:
     for _ in range(2):
         with pytest.raises(BackendError, match="tried 6 times"):
             made.retry.stat("a")
+
+
+def test_who_cleans_up_after_an_interrupt_does_not_wait_long() -> None:
+    """The interrupt may have come because the storage is away."""
+    made = Setup(None, *[Fault.GLITCH] * 4)
+    assert made.retry.stat("a") is None
+    made.retry.interrupt()
+    with pytest.raises(BackendError, match="tried 3 times in 1 s"):
+        made.retry.stat("a")
+    with pytest.raises(BackendError, match="tried once in 0 s"):
+        made.retry.stat("a")
+    assert made.retry.stat("a") is None
+    assert made.clock.now < 1

@@ -259,6 +259,31 @@ def test_what_mount_calls(arguments: tuple[str, ...], is_mount: bool) -> None:
     assert main_module.is_called_by_mount(arguments) is is_mount
 
 
+def test_a_signal_is_noticed_whatever_the_main_thread_waits_for() -> None:
+    """Also when another thread got it, or it came just before the wait: nothing ends that then."""
+    code = """
+import signal, threading, time
+from store.cli.main import Terminated, terminating
+
+def strike():
+    time.sleep(0.3)  # the main thread waits by then
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+with terminating(last=True):
+    threading.Thread(target=strike).start()
+    taken = threading.Lock()
+    taken.acquire()
+    try:
+        taken.acquire()
+    except Terminated:
+        print("noticed")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert (done.stdout, done.stderr) == ("noticed\n", "")
+
+
 def test_results_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     """And a name that is not comes out as it is."""
     path = os.fsencode(tmp_path / "näm\udcffe.json")
