@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+from store.backends.base import MAX_READ
 from store.backends.s3.backend import S3Backend
 from store.backends.s3.client import Head, Listed, Page
 from store.backends.s3.config import S3Config
@@ -53,7 +54,7 @@ class Client:
         self.before(kind, key)
         self.server_time_s = self.bucket.time_s()
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, limit: int = MAX_READ) -> bytes:
         self._request("get", key)
         if key not in self.objects:
             raise NotFound(key)

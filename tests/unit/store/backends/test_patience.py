@@ -10,6 +10,8 @@ from store.backends.retry import Retry
 from store.errors import BackendError, Locked
 from tests.fakes.clock import FakeClock
 
+pytestmark = pytest.mark.expect_warnings  # of what is tried for long
+
 
 class Failing(MemoryBackend):
     """Every read fails; with `hangs`, not before it is interrupted."""
