@@ -49,11 +49,18 @@ def parse_listing(body: Buffer) -> Listing:
         time = datetime.fromisoformat(found.get("LastModified", "")).timestamp()
         objects.append(Listed(key(found.get("Key")), int(found.get("Size", "")), time))
     prefixes = [key(found.text) for found in root.iterfind("{*}CommonPrefixes/{*}Prefix")]
-    is_truncated = root.findtext("{*}IsTruncated") == "true"
+    is_truncated = _boolean(root.findtext("{*}IsTruncated"))
     token = root.findtext("{*}NextContinuationToken") or ""
     if is_truncated and not token:
         raise ValueError("a listing that goes on without saying where")
     return Listing(objects, prefixes, token if is_truncated else "")
+
+
+def _boolean(text: str | None) -> bool:
+    """What is neither has been damaged on the way: a list must not end where it does not."""
+    if text not in (None, "true", "false"):
+        raise ValueError(f"neither true nor false: {text!r}")
+    return text == "true"
 
 
 def make_delete(keys: Iterable[str]) -> bytes:

@@ -511,6 +511,7 @@ def test_a_listing_is_lazy_and_goes_on() -> None:
         b"<Other/>",
         b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
         b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
+        b"<ListBucketResult><IsTruncated>trud</IsTruncated></ListBucketResult>",
     ],
 )
 def test_what_is_no_listing(body: bytes) -> None:
