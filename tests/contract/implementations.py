@@ -97,6 +97,6 @@ IMPLEMENTATIONS = [
     pytest.param(
         _s3("ceph_server"), id="ceph", marks=[pytest.mark.needs("ceph"), pytest.mark.slow]
     ),
-    pytest.param(_retry_lost_answers, id="retry-lost-answers"),
+    pytest.param(_retry_lost_answers, id="retry-lost-answers", marks=pytest.mark.expect_warnings),
     pytest.param(_cache(_retry(_limit(_local))), id="cache-retry-limit-local"),
 ]

@@ -87,10 +87,11 @@ def test_an_unchanged_backup_makes_few_requests(vault: Vault, mode: str) -> None
 def test_a_chunk_that_vanished_is_stored_again(vault: Vault, tmp_path: Path, mode: str) -> None:
     """The hints and the previous snapshot name it, and are not believed."""
     vault.back_up(mode, 1)
-    before, client = vault.chunks(), vault.site.server.boto3()
-    for lost in before[::2]:
-        client.delete_object(Bucket=vault.site.bucket, Key=lost)
-    assert vault.back_up(mode, 2)["new-chunks"] == len(before[::2])
+    lost, client = vault.chunks()[::2], vault.site.server.boto3()
+    for key in lost:
+        client.delete_object(Bucket=vault.site.bucket, Key=key)
+    new = int(str(vault.back_up(mode, 2)["new-chunks"]))
+    assert new == len(lost) or (mode == METADATA and new > len(lost))  # cut anew around them
     vault.check_restore(mode, tmp_path / "restored")
 
 

@@ -85,7 +85,7 @@ def test_a_server_that_stays_away(site: Site, tmp_path: Path) -> None:
         read = {digest: cache.read(store.chunks.name(digest)) for digest in digests[1:]}
         site.break_requests(die_at(site, 10))
         began = time.monotonic()
-        with pytest.raises(BackendError, match=r"Connection refused \(tried \d+ times in 2 s\)"):
+        with pytest.raises(BackendError, match=r"Connection refused \(.*\) \(tried \d+ times"):
             site.back_up(store, 2)
         assert time.monotonic() - began < 10
         for digest, raw in read.items():
