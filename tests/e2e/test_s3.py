@@ -226,9 +226,10 @@ def test_a_wrong_endpoint(vault: Vault) -> None:
     began = time.monotonic()
     line = error_line("snapshot", "list", "--retry-for", "1", env=env, expect=16)
     assert time.monotonic() - began < 10
-    assert line.startswith(f"vaultway: {vault.repository}/.in-use: Connection refused (tried ")
+    refused = f"{vault.repository}/.in-use: Connection refused (127.0.0.1:9)"
+    assert line.startswith(f"vaultway: {refused} (tried ")
     line = error_line("snapshot", "list", "--endpoint", "http://x.invalid", env=env, expect=16)
-    assert line.endswith("check the endpoint")
+    assert line.endswith("check the endpoint (x.invalid)")
 
 
 @pytest.mark.slow
@@ -243,11 +244,6 @@ def test_a_wrong_port_is_given_up_after_half_a_minute(vault: Vault) -> None:
     assert error.startswith(f"vaultway: {refused} (tried ")
     assert len(warnings) <= 1  # none if the draw makes a long pause of an early one
     assert all(line.startswith(f"warning: {refused}; trying") for line in warnings)
-    began = time.monotonic()
-    error = error_line("snapshot", "list", "--retry-for", "1", env=env, expect=16)
-    assert time.monotonic() - began < 10
-    line = error_line("snapshot", "list", "--endpoint", "http://x.invalid", env=env, expect=16)
-    assert line.endswith("check the endpoint (x.invalid)")
 
 
 def test_a_bucket_that_a_pbs_holds(site: Site, vault: Vault, golden: Path) -> None:
