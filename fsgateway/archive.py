@@ -1,4 +1,4 @@
-"""One pxar archive as the mount sees it: entries by offset, directories as listings.
+"""One tree of files as the mount sees it: entries by number, directories as listings.
 
 Everything here may read the datastore and is called in threads, from several at once; the caller
 keeps the results.
@@ -9,14 +9,14 @@ from threading import Lock
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from fsgateway.hardlinks import MAX_LINKS, Links, links_in_catalog, links_in_stream
+from fsgateway.hardlinks import MAX_LINKS, Links
 from fsgateway.listings import Listing
 from fsgateway.readahead import Ways
 from fsgateway.tree import TreeNode
 from fsgateway.view import Content, Tree
 from store.errors import StoreError
-from store.format.pxar.accessor import Accessor
 from store.format.pxar.entries import Entry, EntryKind
+from store.trees.base import FileTree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Archive:
-    """A pxar archive, split or not. It is opened again when the View has closed it meanwhile."""
+    """A pxar archive, say; opened again when its keeper has closed it meanwhile."""
 
     def __init__(self, node: TreeNode) -> None:
         self.node = node
@@ -38,47 +38,47 @@ class Archive:
         return f"{self.node.ident}/{self.node.name}"
 
     def _open(self) -> Tree:
-        tree = self.node.view.open(self.node.ident).tree(self.node.name)
+        tree = self.node.open()
         self._last = ref(tree)
         return tree
 
     def root(self) -> Entry:
         """The tree's root directory. Raises StoreError."""
-        return self._open().accessor.root()
+        return self._open().files.root()
 
     def entry(self, offset: int, directory_end: int = 0) -> Entry:
-        """The entry whose FILENAME item is at `offset`; 0 is the root.
+        """The entry whose number is `offset`; 0 is the root.
 
         Args:
-            offset: as an earlier listing gave it.
+            offset: its number, as an earlier listing gave it.
             directory_end: where it ends, if it is a directory: its parent's table knows, its own
                 items do not.
 
         Raises:
             FormatError: there is no such entry. Other StoreErrors as the datastore's.
         """
-        accessor = self._open().accessor
-        return accessor.entry_at(offset, directory_end) if offset else accessor.root()
+        files = self._open().files
+        return files.entry_at(offset, directory_end) if offset else files.root()
 
     def listing(self, directory: Entry) -> Listing:
         """Everything in a directory. Raises StoreError."""
-        accessor = self._open().accessor
+        files = self._open().files
         listing = Listing()
-        for entry in accessor.list(directory):
-            listing.add(entry.name, self._followed(accessor, entry))
+        for entry in files.iterate(directory):
+            listing.add(entry.name, self._followed(files, entry))
         return listing
 
     def lookup(self, directory: Entry, name: bytes) -> Entry | None:
         """The entry of that name, a hard link's target for a hard link. Raises StoreError."""
-        accessor = self._open().accessor
-        entry = accessor.lookup(directory, name)
-        return None if entry is None else self._followed(accessor, entry)
+        files = self._open().files
+        entry = files.lookup(directory, name)
+        return None if entry is None else self._followed(files, entry)
 
-    def _followed(self, accessor: Accessor, entry: Entry) -> Entry:
+    def _followed(self, files: FileTree, entry: Entry) -> Entry:
         if entry.kind is not EntryKind.HARDLINK:
             return entry
         try:
-            return accessor.follow(entry)
+            return files.follow(entry)
         except StoreError as error:
             # One bad link must not hide its directory; the link itself answers EIO.
             log.warning("%s: hard link %r: %s", self, entry.name, error)
@@ -119,14 +119,7 @@ class Archive:
 
     def _count_links(self) -> Links:
         try:
-            tree = self._open()
-            if tree.payload is not None:
-                links = Links(links_in_stream(tree.metadata.chunks()))
-            elif catalog := self.node.view.open(self.node.ident).reader.catalog():
-                name = f"{self.node.name}.didx".encode()
-                links = Links(links_in_catalog(catalog, name, tree.accessor))
-            else:
-                links = Links()
+            links = self._open().count_links()
         except StoreError as error:
             log.warning(
                 "%s: hard links not counted, each name shows as a file of its own: %s", self, error

@@ -13,6 +13,7 @@ from fsgateway.listings import Listing
 from fsgateway.readahead import Way
 from fsgateway.tree import Node
 from fsgateway.view import Content
+from store.datastore.archives import IndexedStream
 from store.format.buffer import Buffer
 from store.format.pxar.entries import Entry
 
@@ -44,23 +45,46 @@ class HandleTable(Generic[T]):
 
 
 class StreamFile:
-    """An open image or file of a tree.
+    """An open image or file of an archive: `size` bytes of `stream` from `start` on.
 
     Args:
         inode: whose it is.
-        content: where its bytes are.
         way: the reader's way through the stream.
         is_exact: opened for direct I/O, so an answer may be shorter than asked.
     """
 
     __slots__ = ("inode", "is_exact", "peek", "size", "start", "stream", "way")
 
-    def __init__(self, inode: InodeT, content: Content, way: Way, *, is_exact: bool) -> None:
+    def __init__(
+        self,
+        inode: InodeT,
+        stream: IndexedStream,
+        start: int,
+        size: int,
+        way: Way,
+        *,
+        is_exact: bool,
+    ) -> None:
         self.inode = inode
-        self.stream, self.start, self.size = content
+        self.stream, self.start, self.size = stream, start, size
         self.way = way
         self.is_exact = is_exact
-        self.peek = content.stream.peek
+        self.peek = stream.peek
+
+
+class GuestFile:
+    """An open file whose bytes somebody else brings: that of a file system inside an image."""
+
+    __slots__ = ("content",)
+
+    def __init__(self, content: Content) -> None:
+        self.content = content
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Waits; for a thread. Raises StoreError."""
+        stream, start, end = self.content
+        size = min(size, end - offset)
+        return stream.read(start + offset, size) if size > 0 else b""
 
 
 class BytesFile:
@@ -75,7 +99,7 @@ class BytesFile:
         return self.data[offset : offset + size]
 
 
-OpenFile = StreamFile | BytesFile
+OpenFile = StreamFile | BytesFile | GuestFile
 
 
 @dataclass(slots=True)

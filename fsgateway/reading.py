@@ -11,10 +11,10 @@ from pyfuse3 import FileInfo, InodeT
 
 from fsgateway.archive import Archive
 from fsgateway.bridge import Bridge
-from fsgateway.handles import BytesFile, HandleTable, OpenFile, StreamFile
+from fsgateway.handles import BytesFile, GuestFile, HandleTable, OpenFile, StreamFile
 from fsgateway.readahead import Loader, Way
 from fsgateway.tree import BlobNode, ImageNode, ManifestNode, Node
-from fsgateway.view import Content
+from store.datastore.archives import IndexedStream
 from store.errors import FormatError, IntegrityError
 from store.format.buffer import Buffer
 from store.format.pxar.entries import Entry
@@ -39,15 +39,17 @@ class Reader:
         content = archive.content_if_cached(entry)
         if content is None:
             content = await self._bridge.run(archive.content, entry)
-        shares_way = content.size < OWN_WAY
-        way = archive.ways.of(content.start) if shares_way else Way(content.start)
-        return self._open_stream(inode, content, way)
+        stream, start, size = content
+        if not isinstance(stream, IndexedStream):
+            return self._add(GuestFile(content), keep_cache=True)
+        way = archive.ways.of(start) if size < OWN_WAY else Way(start)
+        return self._open_stream(inode, stream, start, size, way)
 
     async def open_node(self, inode: InodeT, node: Node) -> FileInfo:
         """Open an image, blob or manifest. Raises StoreError, OSError(EISDIR, EINVAL)."""
         if isinstance(node, ImageNode):
             image = await self._bridge.run(node.open)
-            return self._open_stream(inode, Content(image.stream, 0, image.stream.size), Way(0))
+            return self._open_stream(inode, image.stream, 0, image.stream.size, Way(0))
         if isinstance(node, BlobNode):
             return self._add(BytesFile(await self._bridge.run(node.read)), keep_cache=True)
         if isinstance(node, ManifestNode):
@@ -56,9 +58,11 @@ class Reader:
             return self._add(BytesFile(await self._bridge.run(node.read)), direct_io=True)
         raise OSError(errno.EINVAL, "not a file")
 
-    def _open_stream(self, inode: InodeT, content: Content, way: Way) -> FileInfo:
+    def _open_stream(
+        self, inode: InodeT, stream: IndexedStream, start: int, size: int, way: Way
+    ) -> FileInfo:
         is_exact = inode in self._damaged
-        file = StreamFile(inode, content, way, is_exact=is_exact)
+        file = StreamFile(inode, stream, start, size, way, is_exact=is_exact)
         return self._add(file, direct_io=is_exact, keep_cache=not is_exact)
 
     def _add(
@@ -73,6 +77,8 @@ class Reader:
         """
         if isinstance(file, BytesFile):
             return file.read(offset, size)
+        if isinstance(file, GuestFile):
+            return await self._bridge.run(file.read, offset, size)
         size = min(size, file.size - offset)
         if size <= 0:
             return b""

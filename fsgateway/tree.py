@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from fsgateway.attributes import BLOCK, CHANGING_S, NANOSECONDS, Facts
-from fsgateway.view import Image, SnapshotId, View
+from fsgateway.view import Image, SnapshotId, Tree, View
 from store.errors import NotFound, StoreError
 from store.format.blob import decode_blob
 from store.format.pxar.entries import Entry
@@ -204,7 +204,10 @@ class FileNode(Node):
 
 @dataclass(frozen=True, slots=True)
 class TreeNode(FileNode):
-    """A pxar archive. What is inside are entries of it (archive.py), its root directory too."""
+    """A tree of files: a pxar archive, unless `open` opens another.
+
+    What is inside are entries of it (archive.py), its root directory too.
+    """
 
     def facts(self) -> Facts:
         """Without its key, or damaged: a closed directory of the size in the manifest."""
@@ -214,9 +217,13 @@ class TreeNode(FileNode):
     def describe(self) -> Facts | Entry:
         """The root directory's entry, or `facts` when it cannot be read."""
         try:
-            return self.view.open(self.ident).tree(self.name).accessor.root()
+            return self.open().files.root()
         except StoreError:
             return self.facts()
+
+    def open(self) -> Tree:
+        """The tree, opened if it is not. Raises as `ArchiveTree`."""
+        return self.view.open(self.ident).tree(self.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,18 @@ from threading import Lock
 from typing import Generic, NamedTuple, TypeVar
 
 from fsgateway.attributes import CHANGING_S
-from fsgateway.hardlinks import LinkBudget
+from fsgateway.hardlinks import LinkBudget, Links, links_in_catalog, links_in_stream
 from store.datastore.archives import IndexedStream, SnapshotReader
 from store.datastore.chunk_cache import cache_over
 from store.datastore.datastore import Datastore, DatastoreStatus
 from store.errors import KeyRequired, StoreError, WrongKey
+from store.format.buffer import ReadAt
 from store.format.crypt import CryptConfig
 from store.format.pxar.accessor import Accessor
 from store.format.pxar.entries import Entry
 from store.format.pxar.items import HEADER_SIZE
 from store.names import BackupGroup, Namespace, Snapshot
+from store.trees.base import FileTree
 
 OPEN_SNAPSHOTS = 32
 REMEMBERED = 4096
@@ -85,26 +87,42 @@ class Recent(Generic[K, T]):
 class Content(NamedTuple):
     """Where a file's bytes are: `size` of them in `stream` from `start` on."""
 
-    stream: IndexedStream
+    stream: ReadAt
     start: int
     size: int
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Tree:
-    """An open pxar archive, and the stream its files' content is in."""
+    """An open tree of files, whatever it is read from."""
 
-    accessor: Accessor
-    metadata: IndexedStream
-    payload: IndexedStream | None
+    def __init__(self, files: FileTree) -> None:
+        self.files = files
 
     def content(self, entry: Entry) -> Content:
         """Where a regular file's bytes are.
 
         Raises FormatError if they are not there, KeyRequired, IntegrityError…
         """
-        _, start = self.accessor.content(entry)
-        return Content(self.payload or self.metadata, start, entry.size)
+        return Content(*self.files.content(entry), entry.size)
+
+    def content_if_cached(self, entry: Entry) -> Content | None:
+        """The same if that needs no reading: for the event loop. Raises FormatError."""
+        return None
+
+    def count_links(self) -> Links:
+        """The hard links that `Entry.links` does not tell of. Raises StoreError."""
+        return Links()
+
+
+class ArchiveTree(Tree):
+    """An open pxar archive, and the streams it is in."""
+
+    def __init__(self, reader: SnapshotReader, name: str) -> None:
+        """Raises as `SnapshotReader.open_tree`."""
+        self.metadata, self.payload = reader.open_streams(name)
+        self.accessor = Accessor(self.metadata, self.payload)
+        super().__init__(self.accessor)
+        self._reader, self._name = reader, name
 
     def content_if_cached(self, entry: Entry) -> Content | None:
         """The same if that needs no reading. Raises FormatError."""
@@ -116,6 +134,16 @@ class Tree:
             ):
                 return None
         return self.content(entry)
+
+    def count_links(self) -> Links:
+        """Found in the metadata stream, or in the catalog of an archive that has none."""
+        if self.payload is not None:
+            return Links(links_in_stream(self.metadata.chunks()))
+        catalog = self._reader.catalog()
+        if catalog is None:
+            return Links()
+        name = f"{self._name}.didx".encode()
+        return Links(links_in_catalog(catalog, name, self.accessor))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,25 +170,21 @@ class OpenSnapshot:
             self._locked = WrongKey(
                 f"snapshot {ident} needs the key {wanted}, the one given is {given}"
             )
-        self._trees: Recent[str, Tree] = Recent(REMEMBERED)
+        self._trees: Recent[str, ArchiveTree] = Recent(REMEMBERED)
         self._images: Recent[str, Image] = Recent(REMEMBERED)
 
     def _explained(self, error: KeyRequired) -> KeyRequired:
         return self._locked if self._locked is not None else error
 
-    def tree(self, name: str) -> Tree:
+    def tree(self, name: str) -> ArchiveTree:
         """A pxar archive, split or not.
 
         Raises KeyRequired, IntegrityError, FormatError, BackendError.
         """
         try:
-            return self._trees.get(name, lambda: self._open_tree(name))
+            return self._trees.get(name, lambda: ArchiveTree(self.reader, name))
         except KeyRequired as error:
             raise self._explained(error) from error
-
-    def _open_tree(self, name: str) -> Tree:
-        metadata, payload = self.reader.open_streams(name)
-        return Tree(Accessor(metadata, payload), metadata, payload)
 
     def image(self, name: str) -> Image:
         """A disk image. Raises as `tree`."""

@@ -65,6 +65,7 @@ class Entry:
     payload_offset: v1: of the content in the archive. v2: of the PAYLOAD header in the payload
         stream.
     size: of a file's content, in bytes; not yet compared with what is there.
+    links: how many names a file has, where the tree knows it; 0 in an archive, which does not say.
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class Entry:
         "device",
         "end",
         "kind",
+        "links",
         "name",
         "offset",
         "payload_offset",
@@ -93,6 +95,7 @@ class Entry:
         target: bytes = b"",
         target_offset: int = 0,
         device: tuple[int, int] = (0, 0),
+        links: int = 0,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -104,6 +107,7 @@ class Entry:
         self.target = target
         self.target_offset = target_offset
         self.device = device
+        self.links = links
         self._metadata: Metadata | None = None
 
     def __repr__(self) -> str:

@@ -1,0 +1,1 @@
+"""Trees of files, whatever they are read from."""
