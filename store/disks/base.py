@@ -67,13 +67,13 @@ class SegmentStream:
     """The bytes of a part, as a ReadAt. As thread-safe as what it is made of."""
 
     def __init__(self, image: ReadAt, segments: tuple[Segment, ...], name: str = "part") -> None:
-        self._image, self._segments, self._name = image, segments, name
+        self.image, self._segments, self._name = image, segments, name
         self._ends = [*accumulate(segment.size for segment in segments)]
         self.size = self._ends[-1] if self._ends else 0
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes from `offset`. Raises FormatError past the end."""
-        pieces = [self._image.read(*piece) for piece in self.pieces(offset, size)]
+        pieces = [self.image.read(*piece) for piece in self.pieces(offset, size)]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def pieces(self, offset: int, size: int) -> list[Segment]:
@@ -92,6 +92,6 @@ class SegmentStream:
 
     def prefetch(self, offset: int) -> None:
         """Start loading what is at `offset`, if the image can; a hint."""
-        hint = getattr(self._image, "prefetch", None)
+        hint = getattr(self.image, "prefetch", None)
         if hint is not None and 0 <= offset < self.size:
             hint(self.pieces(offset, 1)[0].start)
