@@ -4,6 +4,7 @@ The parsers are quick and see only what is on the disk; the machine's kernel rep
 knows everything Linux knows, and takes seconds to start.
 """
 
+from importlib import import_module
 from typing import Protocol
 
 from store.disks.base import GuestTree, Part
@@ -33,7 +34,8 @@ class Engine(Protocol):
 def machine() -> Engine | None:
     """The engine that replays every journal, if this installation has it."""
     try:
-        from store.disks.microvm.engine import MicroVmEngine  # noqa: PLC0415 - it may not be there
+        module = import_module("store.disks.microvm.engine")
     except ImportError:
         return None
-    return MicroVmEngine()
+    engine: Engine = module.MicroVmEngine()
+    return engine

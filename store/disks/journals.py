@@ -56,9 +56,10 @@ def _btrfs(pread: _Pread) -> str:
 def _xfs(pread: _Pread) -> str:
     super_block = pread(0, 512)
     block_size = struct.unpack_from(">I", super_block, 4)[0]
-    start, blocks = struct.unpack_from(">Q", super_block, 48)[0], struct.unpack_from(
-        ">I", super_block, 96
-    )[0]
+    start, blocks = (
+        struct.unpack_from(">Q", super_block, 48)[0],
+        struct.unpack_from(">I", super_block, 96)[0],
+    )
     ag_blocks, ag_shift = struct.unpack_from(">I", super_block, 84)[0], super_block[124]
     if not start:
         return "its log is on another disk"

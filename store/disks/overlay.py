@@ -9,6 +9,7 @@ import os
 import secrets
 import tempfile
 from threading import Lock
+from weakref import finalize
 
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
@@ -143,6 +144,7 @@ class _SpillFile:
         self._limit = limit // BLOCK
         self._count = 0
         self._file: int | None = None
+        self._closer: finalize[[int], _SpillFile] | None = None
         self._key = secrets.token_bytes(64)
 
     def add(self, block: bytes) -> int:
@@ -162,14 +164,15 @@ class _SpillFile:
         return decryptor.update(block) + decryptor.finalize()
 
     def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self._closer is not None:
+            self._closer()
+        self._file = None
 
     def _open(self) -> int:
         if self._file is None:
             with tempfile.TemporaryFile(prefix="vaultway-overlay-") as file:
                 self._file = os.dup(file.fileno())
+            self._closer = finalize(self, os.close, self._file)
         return self._file
 
     def _cipher(self, place: int) -> Cipher[XTS]:

@@ -1,7 +1,7 @@
 """The child: one disk or file system, parsed on request. `python -m store.disks.parsers.child`.
 
-    arguments: descriptor of the socket, size of the stream, kind of file system (or `table`),
-               memory in bytes, seconds of CPU time for each request, entries of a directory at most
+arguments: descriptor of the socket, size of the stream, kind of file system (or `table`),
+           memory in bytes, seconds of CPU time for each request, entries of a directory at most
 """
 
 import codecs
@@ -25,6 +25,7 @@ PARSERS = {
     "ext2": ("ext", "Ext"), "ext3": ("ext", "Ext"), "ext4": ("ext", "Ext"),
     "xfs": ("xfs", "Xfs"), "btrfs": ("btrfs", "Btrfs"), "ntfs": ("ntfs", "Ntfs"),
     "fat": ("fat", "Fat"), "exfat": ("exfat", "ExFat"),
+    "luks": ("fve", "luks"), "bitlocker": ("fve", "bitlocker"),
 }  # fmt: skip
 # Names held: some 30 MB.
 HELD = 200_000
@@ -169,8 +170,8 @@ class Server:
 
 def serve(link: Link, blocks: CachedBlocks, kind: str, cpu_s: float, entries: int) -> NoReturn:
     """Answer requests until the parent goes."""
-    module, name = PARSERS[kind]
-    parser = getattr(sys.modules[f"store.disks.parsers.{module}"], name)
+    module, factory = PARSERS[kind]
+    parser = getattr(sys.modules[f"store.disks.parsers.{module}"], factory)
     server: Server | None = None
     while True:
         op, number, a, size, length = wire.REQUEST.unpack(link.receive(wire.REQUEST.size))
@@ -179,6 +180,10 @@ def serve(link: Link, blocks: CachedBlocks, kind: str, cpu_s: float, entries: in
         try:
             if op == wire.TABLE:
                 link.send(wire.DONE, parser(blocks).answer())
+                continue
+            if op == wire.UNLOCK:
+                server = Server(parser(blocks, wire.decode_keys(name)), entries)
+                link.send(wire.DONE, b"")
                 continue
             if server is None:
                 server = Server(parser(blocks), entries)

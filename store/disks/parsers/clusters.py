@@ -86,7 +86,9 @@ class Table:
     def _read_piece(self, piece: int) -> tuple[int, ...]:
         width = 2 if self._bits == 16 else 4
         raw = self._blocks.pread(self._start + piece * _PIECE * width, _PIECE * width)
-        return struct.unpack(f"<{len(raw) // width}{'H' if width == 2 else 'I'}", raw[: len(raw) // width * width])
+        return struct.unpack(
+            f"<{len(raw) // width}{'H' if width == 2 else 'I'}", raw[: len(raw) // width * width]
+        )
 
 
 def dos_time_ns(date: int, time: int, tenths_ms: int = 0, offset_minutes: int = 0) -> int:

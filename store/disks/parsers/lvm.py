@@ -131,9 +131,7 @@ def logical_volumes(found: list[Physical]) -> list[Logical]:
             groups[name] = seqno, group
     parts = {volume.ident: volume.part for volume in found}
     return [
-        logical
-        for name in sorted(groups)
-        for logical in _of_group(name, groups[name][1], parts)
+        logical for name in sorted(groups) for logical in _of_group(name, groups[name][1], parts)
     ] + problems
 
 
@@ -163,9 +161,7 @@ def _of_group(name: str, group: Section, parts: dict[str, int]) -> list[Logical]
     return volumes
 
 
-def _pieces(
-    volume: Section, extent: int, places: dict[str, tuple[int, int]]
-) -> list[Piece]:
+def _pieces(volume: Section, extent: int, places: dict[str, tuple[int, int]]) -> list[Piece]:
     segments = [value for _, value in volume.items() if isinstance(value, dict)]
     segments.sort(key=lambda segment: _number(segment, "start_extent"))
     pieces: list[Piece] = []

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 PACKAGES = Path(__file__).resolve().parents[3]
 CHILDREN = 4
+ENCRYPTED = ("luks", "bitlocker")
 START_S = 30.0
 ROUNDS = 60
 
@@ -59,10 +60,9 @@ class Crew:
             self._living[process] = None
             self._living.move_to_end(process)
             surplus = [*self._living][: max(0, len(self._living) - self._limit)]
-            for old in surplus:
-                del self._living[old]
         for old in surplus:
-            old.rest()
+            if old.rest():
+                self.gone(old)
 
     def gone(self, process: "ParserProcess") -> None:
         """It is closed."""
@@ -86,19 +86,21 @@ class ParserProcess:
         kind: which parser; `table` for the partition tables.
         crew: among whom it lives.
         name: of the stream, for messages.
+        keys: what an encrypted disk may be opened with.
     """
 
-    def __init__(self, stream: ReadAt, kind: str, crew: Crew, name: str) -> None:
+    def __init__(
+        self, stream: ReadAt, kind: str, crew: Crew, name: str, keys: tuple[bytes, ...] = ()
+    ) -> None:
         self.stream, self.kind, self.name = stream, kind, name
+        self._keys = keys
         self._crew, self._limits = crew, crew.limits
         self._lock = Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
         self._closed = False
 
-    def ask(
-        self, op: int, number: int = 0, a: int = 0, size: int = 0, name: bytes = b""
-    ) -> bytes:
+    def ask(self, op: int, number: int = 0, a: int = 0, size: int = 0, name: bytes = b"") -> bytes:
         """The payload of the answer.
 
         Raises IntegrityError (the parser's complaint, or its end), and what the stream raises.
@@ -130,11 +132,19 @@ class ParserProcess:
         if self._closed:
             raise _Broken("closed")
         if self._link is None:
-            self._start()
-        assert self._link is not None
+            self._link = self._start()
+            if self.kind in ENCRYPTED:
+                self._unlock(self._link)
         return self._link
 
-    def _start(self) -> None:
+    def _unlock(self, link: socket.socket) -> None:
+        keys = wire.encode_keys(self._keys)
+        request = wire.REQUEST.pack(wire.UNLOCK, 0, 0, 0, len(keys)) + keys
+        kind, payload = _Exchange(link, self.stream, self._limits).answer(request)
+        if kind != wire.DONE:
+            raise _Broken(_printable(payload.decode("utf-8", "replace")))
+
+    def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()
         limits = self._limits
         with theirs:
@@ -149,16 +159,18 @@ class ParserProcess:
                 env={"PYTHONPATH": str(PACKAGES), "LANG": "C.UTF-8"},
                 start_new_session=True,  # Ctrl-C in a terminal is for the mount
             )  # fmt: skip
-        self._link = ours
         log.debug("%s: parser %s started as %d", self.name, self.kind, self._child.pid)
+        return ours
 
-    def rest(self) -> None:
+    def rest(self) -> bool:
         """End the child, unless it is at work; it is started again when it is asked."""
-        if self._lock.acquire(blocking=False):
-            try:
-                self._kill()
-            finally:
-                self._lock.release()
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self._kill()
+        finally:
+            self._lock.release()
+        return True
 
     def close(self) -> None:
         """End the child for good. Who is asking it gets IntegrityError."""
@@ -237,5 +249,3 @@ class _Exchange:
 
 def _printable(said: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in said)[:300]
-
-

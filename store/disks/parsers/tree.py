@@ -190,7 +190,9 @@ def _metadata(inode: Inode) -> bytes:
     metadata = Metadata(inode.mode, 0, inode.uid, inode.gid, seconds, nanoseconds)
     metadata.fcaps = found.pop(CAPABILITY, None)
     try:
-        metadata.acl = acl_from_xattrs(found.pop(ACCESS_XATTR, None), found.pop(DEFAULT_XATTR, None))
+        metadata.acl = acl_from_xattrs(
+            found.pop(ACCESS_XATTR, None), found.pop(DEFAULT_XATTR, None)
+        )
         metadata.xattrs = tuple(
             (name, value) for name, value in found.items() if name.startswith(NAMESPACES)
         )

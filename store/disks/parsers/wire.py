@@ -21,8 +21,9 @@ PAGE = struct.Struct("<BQ")
 RUN = struct.Struct("<qQ")
 _INODE = struct.Struct("<QIIIqIQIIIHII")
 _XATTR = struct.Struct("<HI")
+_KEY = struct.Struct("<H")
 
-TABLE, ROOT, INODE, LIST, LOOKUP, RUNS, READ, LABEL = range(1, 9)
+TABLE, ROOT, INODE, LIST, LOOKUP, RUNS, READ, LABEL, UNLOCK = range(1, 10)
 DONE, FAILED, WANT, AGAIN = range(4)
 
 MAX_ANSWER = 8 << 20
@@ -34,6 +35,7 @@ MAX_SIZE = 1 << 62
 MAX_NAME = 1024
 MAX_TARGET = 65535
 MAX_XATTRS = 4 << 20
+MAX_KEY = 16384
 _NANOSECONDS = 1_000_000_000
 _FORBIDDEN = frozenset({b"", b".", b".."})
 BROKEN = 0
@@ -131,3 +133,22 @@ def decode_runs(data: bytes, size: int, limit: int) -> list[Run] | None:
     if sum(run.size for run in runs) != size:
         raise BadFile("a file whose pieces are not its size")
     return runs
+
+
+def encode_keys(keys: tuple[bytes, ...]) -> bytes:
+    """The keys of encrypted disks, for UNLOCK; those that do not fit are left out."""
+    packed = b""
+    for key in keys:
+        piece = _KEY.pack(len(key)) + key if len(key) <= MAX_KEY else b""
+        packed += piece if len(packed) + len(piece) <= MAX_TARGET else b""
+    return packed
+
+
+def decode_keys(data: bytes) -> list[bytes]:
+    """The same keys again."""
+    keys, at = [], 0
+    while at < len(data):
+        (size,) = _KEY.unpack_from(data, at)
+        keys.append(data[at + _KEY.size : at + _KEY.size + size])
+        at += _KEY.size + size
+    return keys

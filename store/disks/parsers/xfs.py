@@ -79,7 +79,9 @@ class Xfs:
 
     def runs(self, number: int) -> list[Run] | None:
         node = self._inode(number)
-        return None if node.inode.di_format == LOCAL else joined(self._extents(node), int(node.size))
+        return (
+            None if node.inode.di_format == LOCAL else joined(self._extents(node), int(node.size))
+        )
 
     def _extents(self, node: Any) -> Iterator[Run]:  # noqa: ANN401
         position = 0
@@ -143,7 +145,10 @@ class Xfs:
         if magic not in (_LEAF, _LEAF_V5):
             return  # a node of the index, or a long value
         is_v5 = magic == _LEAF_V5
-        count, entries = struct.unpack_from(">H", block, 56 if is_v5 else 12)[0], 80 if is_v5 else 32
+        count, entries = (
+            struct.unpack_from(">H", block, 56 if is_v5 else 12)[0],
+            80 if is_v5 else 32,
+        )
         for index in range(min(count, (len(block) - entries) // 8)):
             _, place, flags = struct.unpack_from(">IHB", block, entries + 8 * index)
             if flags & _LEAF_LOCAL:
@@ -167,9 +172,7 @@ class Xfs:
         while len(value) < size:
             for start, (place, length) in runs:
                 if start <= block < start + length // self._block:
-                    raw = exactly(
-                        self._blocks, place + (block - start) * self._block, self._block
-                    )
+                    raw = exactly(self._blocks, place + (block - start) * self._block, self._block)
                     value += raw[header:]
                     break
             else:
@@ -199,5 +202,3 @@ def _time_ns(raw: int, *, big: bool) -> int:
     if seconds >= 1 << 31:
         seconds -= 1 << 32
     return seconds * 1_000_000_000 + nanoseconds
-
-
