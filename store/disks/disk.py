@@ -45,7 +45,7 @@ class DiskOptions:
 class Disks:
     """The disks of a mount: few of them open, few children at work. Thread-safe; to be closed."""
 
-    def __init__(self, options: DiskOptions = DiskOptions()) -> None:  # noqa: B008 - frozen
+    def __init__(self, options: DiskOptions = DiskOptions()) -> None:
         self.options = options
         self.crew = Crew(limits=options.limits)
         self.machine: Engine | None = machine() if options.use_machine else None
@@ -249,6 +249,6 @@ class Disk:
             raise
 
 
-def open_disk(stream: ReadAt, name: str = "disk", options: DiskOptions = DiskOptions()) -> Disk:  # noqa: B008 - frozen
+def open_disk(stream: ReadAt, name: str = "disk", options: DiskOptions = DiskOptions()) -> Disk:
     """One disk by itself; `close()` it when done."""
     return Disk(stream, name, Disks(options))

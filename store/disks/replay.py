@@ -119,7 +119,7 @@ def _start(command: list[str], user: int | None = None) -> subprocess.Popen[byte
 
 
 def _wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until the file is mounted; only its owner can see whether it is, so ask as the kernel does."""
+    """Until the file is mounted."""
     deadline = time.monotonic() + START_S
     folder = str(file.parent)
     while not os.path.ismount(folder):  # noqa: PTH - not Path.is_mount: it hides EACCES

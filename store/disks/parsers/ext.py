@@ -295,7 +295,7 @@ class Ext:
                 yield name, value
 
     def _xattrs(self, raw: _Raw) -> list[tuple[bytes, bytes]]:
-        found = []
+        found: list[tuple[bytes, bytes]] = []
         start = 128 + self._extra_size(raw.whole)
         if start + 8 <= len(raw.whole) and raw.whole[start : start + 4] == _MAGIC:
             found += self._xattr_entries(raw.whole[start + 4 :], 0, 0)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 PACKAGES = Path(__file__).resolve().parents[3]
 CHILDREN = 4
 ENCRYPTED = ("luks", "bitlocker")
+# A key is made from a passphrase slowly on purpose, with up to 1 GiB.
+UNLOCKING_S = 90.0
+UNLOCKING_MEMORY = 1280 << 20
 START_S = 30.0
 ROUNDS = 60
 
@@ -48,7 +51,7 @@ class Limits:
 class Crew:
     """The children of a mount: the `limit` used last live, the others are ended. Thread-safe."""
 
-    def __init__(self, limit: int = CHILDREN, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
+    def __init__(self, limit: int = CHILDREN, limits: Limits = Limits()) -> None:
         self.limits = limits
         self._limit = limit
         self._lock = Lock()
@@ -95,6 +98,9 @@ class ParserProcess:
         self.stream, self.kind, self.name = stream, kind, name
         self._keys = keys
         self._crew, self._limits = crew, crew.limits
+        if kind in ENCRYPTED:
+            memory = crew.limits.memory + UNLOCKING_MEMORY
+            self._limits = replace(crew.limits, seconds=UNLOCKING_S, memory=memory)
         self._lock = Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
@@ -156,7 +162,7 @@ class ParserProcess:
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                env={"PYTHONPATH": str(PACKAGES), "LANG": "C.UTF-8"},
+                env={"PYTHONPATH": str(PACKAGES), "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"},
                 start_new_session=True,  # Ctrl-C in a terminal is for the mount
             )  # fmt: skip
         log.debug("%s: parser %s started as %d", self.name, self.kind, self._child.pid)

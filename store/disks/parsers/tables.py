@@ -69,7 +69,7 @@ def _is_file_system(boot: bytes) -> bool:
 
 
 def _mbr(blocks: Blocks, entries: list[tuple[int, int, int, int]]) -> list[Partition]:
-    found = []
+    found: list[Partition] = []
     for index, (_, kind, first, sectors) in enumerate(entries, 1):
         if kind in EXTENDED and sectors:
             found += _logical(blocks, first)
@@ -80,7 +80,8 @@ def _mbr(blocks: Blocks, entries: list[tuple[int, int, int, int]]) -> list[Parti
 
 def _logical(blocks: Blocks, base: int) -> list[Partition]:
     """The chain of tables in an extended partition: each has one partition and the next table."""
-    found, table, seen = [], base, set[int]()
+    found: list[Partition] = []
+    table, seen = base, set[int]()
     while table not in seen and len(seen) < MAX_LOGICAL:
         seen.add(table)
         sector = blocks.pread(table * SECTOR, SECTOR)
@@ -127,7 +128,7 @@ def _gpt_at(blocks: Blocks, place: int, sector: int) -> list[Partition] | None:
         return None
     if zlib.crc32(table) != table_crc:
         return None
-    found = []
+    found: list[Partition] = []
     for index in range(count):
         kind, _, start, last, _, _ = _GPT_ENTRY.unpack_from(table, index * entry_size)
         if any(kind) and start <= last and len(found) < MAX_PARTITIONS:

@@ -51,7 +51,7 @@ class Xfs:
         raw = node.inode
         mode = int(raw.di_mode)
         inode = Inode(number, mode, int(raw.di_uid), int(raw.di_gid), links=int(raw.di_nlink))
-        inode.mtime_ns = _time_ns(int(raw.di_mtime), big=bool(node._has_bigtime()))  # noqa: SLF001
+        inode.mtime_ns = _time_ns(int(raw.di_mtime), big=bool(node._has_bigtime()))
         kind = stat.S_IFMT(mode)
         if kind == stat.S_IFREG:
             inode.size = int(node.size)
@@ -86,7 +86,7 @@ class Xfs:
     def _extents(self, node: Any) -> Iterator[Run]:  # noqa: ANN401
         position = 0
         shift, ag_blocks = int(self._fs.sb.sb_agblklog), int(self._fs.sb.sb_agblocks)
-        for first, block, count, unwritten in node._iter_blocks():  # noqa: SLF001 - it drops the flag
+        for first, block, count, unwritten in node._iter_blocks():
             if first < position:
                 raise BadFile("extents that overlap")
             if first > position:
@@ -133,7 +133,7 @@ class Xfs:
             first, block, many, _ = dissect.parse_fsblock(fork[at : at + 16])
             place = (block >> shift) * ag_blocks + (block & (1 << shift) - 1)
             runs.append((first, Run(place * self._block, many * self._block)))
-        for first, (start, size) in runs:
+        for _, (start, size) in runs:
             for skip in range(0, min(size, 1 << 20), self._block):
                 block = exactly(self._blocks, start + skip, self._block)
                 yield from self._leaf(block, runs)
@@ -164,7 +164,7 @@ class Xfs:
             yield flags, name, value
 
     def _remote(self, first: int, size: int, runs: list[tuple[int, Run]]) -> bytes:
-        """A long value: from block `first` of the fork on, each block with a header in version 5."""
+        """A long value: from block `first` of the fork on; in version 5 each has a header."""
         if size > 65536:
             raise BadFile(f"xattr of {size} bytes")
         header = 56 if self._fs.version == 5 else 0
