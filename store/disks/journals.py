@@ -3,7 +3,7 @@
 Each function reads a few blocks of one file system and answers with one line for people, "" when
 it is clean. What it cannot make out it calls not clean.
 
-Source: linux fs/ext4/ext4.h, fs/xfs/{xfs_log_recover.c,libxfs/xfs_log_format.h,libxfs/xfs_format.h},
+Source: linux fs/ext4/ext4.h, fs/xfs/xfs_log_recover.c, fs/xfs/libxfs/xfs_{log_,}format.h,
 fs/btrfs (struct btrfs_super_block), fs/ntfs3/ntfs.h and fslog.c.
 """
 

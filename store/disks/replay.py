@@ -121,8 +121,7 @@ def _start(command: list[str], user: int | None = None) -> subprocess.Popen[byte
 def _wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
     """Until the file is mounted."""
     deadline = time.monotonic() + START_S
-    folder = str(file.parent)
-    while not os.path.ismount(folder):  # noqa: PTH - not Path.is_mount: it hides EACCES
+    while not file.parent.is_mount():
         if process.poll() is not None:
             said = process.communicate()[0].decode(errors="replace").strip().splitlines()
             raise IntegrityError(f"nbdfuse does not start: {said[-1] if said else 'no reason'}")

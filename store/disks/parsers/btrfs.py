@@ -239,11 +239,10 @@ class Btrfs:
     def _extents(self, number: int, size: int) -> Iterator[_Extent]:
         """The pieces of a file in order, holes as pieces without an address."""
         subvolume, ident = self._split(number)
-        position, count = 0, 0
-        for (at, kind, offset), data in _items(self._tree(subvolume), (ident, _EXTENT_DATA, 0)):
+        position, items = 0, _items(self._tree(subvolume), (ident, _EXTENT_DATA, 0))
+        for count, ((at, kind, offset), data) in enumerate(items):
             if at != ident or kind != _EXTENT_DATA or position >= size:
                 break
-            count += 1
             if offset < position or count > MAX_EXTENTS:
                 raise BadFile("extents that overlap")
             if offset > position:

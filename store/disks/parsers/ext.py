@@ -109,10 +109,10 @@ class Ext:
             block * self._block + group % per_block * self._descriptor,
             self._descriptor,
         )
-        table = struct.unpack_from("<I", raw, 8)[0]
+        table = int(struct.unpack_from("<I", raw, 8)[0])
         if self._descriptor >= 64:
             table |= struct.unpack_from("<I", raw, 40)[0] << 32
-        return int(table) * self._block
+        return table * self._block
 
     @staticmethod
     def _has_super(group: int) -> int:

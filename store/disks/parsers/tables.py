@@ -1,6 +1,6 @@
 """Partition tables: GPT, and MBR with its logical partitions. Numbers as Linux counts them.
 
-    MBR: 446 bytes of code, four entries (status, CHS, type, CHS, first sector u32, sectors u32), 55AA
+    MBR: 446 bytes of code, four entries (status, CHS, type, CHS, first sector, sectors), 55AA
     GPT: "EFI PART" in sector 1; entries of 128 bytes or more (type, id, first, last sector, flags,
          name), each table with a CRC and a copy at the end of the disk
 
