@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from store.cli.disk_keys import add_disk_key_option, disk_keys
 from store.cli.options import (
     add_command,
     add_key_options,
@@ -32,7 +33,7 @@ mount options (-o, separated by commas):
   default_permissions   the kernel enforces modes, owners and ACLs
   memory=SIZE           memory for decoded chunks (default: 256M)
   uid=N,gid=N           show every file as theirs; umask=MODE takes bits off every mode
-  ns=, keyfile=, log=   as --ns, --keyfile and --log, for fstab
+  ns=, keyfile=, log=   as --ns, --keyfile and --log, for fstab; disk-keyfile= likewise
   endpoint=, cache=...  all repository options; a comma in a value is \\, or in "double quotes"
   noatime, nodev, ...   as for every mount; ro is always on
 
@@ -43,6 +44,7 @@ what is there:
   host|vm|ct/ID/TIME/   snapshots, with `latest`; namespaces are in ns/NAME/
   root.pxar/            a backed-up tree       drive-scsi0.img   a disk, as a sparse raw file
   index.json            the manifest
+  drive-scsi0.img.d/    the files inside the disk: part1/, part1.raw, labels and VG-LV as links
 
 A snapshot whose key is missing is listed, but cannot be read; the log says which key it needs.
 """
@@ -76,6 +78,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
         "--log", metavar="FILE", help="log of the background process (default: syslog)"
     )
     add_key_options(mount)
+    add_disk_key_option(mount)
     umount = add_command(
         subparsers,
         "umount",
@@ -133,6 +136,7 @@ def _work(
         raise InvalidName(f"{what} {size}: a mount needs at least {MIN_MEMORY >> 20}M, two chunks")
     namespace = get_namespace(args)
     key = load_key(args)
+    guests = disk_keys((*args.disk_keyfile, *options.disk_keyfiles))
     settings = with_secrets(settings)
 
     def work(ready: "Callable[[], None]") -> None:
@@ -140,7 +144,9 @@ def _work(
         from store.repositories.repository import open_datastore
 
         with open_datastore(settings) as datastore:
-            request = MountRequest(repository_name(args), mountpoint, options, key, namespace)
+            request = MountRequest(
+                repository_name(args), mountpoint, options, key, namespace, guests
+            )
             serve(request, datastore, ready)
 
     return work

@@ -44,7 +44,8 @@ class MountOptions:
     """How the mount looks and what it may use.
 
     uid, gid: show every file as theirs. umask: bits taken off every mode. log: as the option of
-    `vaultway mount`. repository: options of the repository. flags: passed on to libfuse.
+    `vaultway mount`. disk_keyfiles: as `--disk-keyfile`. repository: options of the repository.
+    flags: passed on to libfuse.
     """
 
     allow_other: bool = False
@@ -53,6 +54,7 @@ class MountOptions:
     gid: int | None = None
     umask: int = 0
     log: str | None = None
+    disk_keyfiles: tuple[str, ...] = ()
     repository: Mapping[str, Given] = field(default_factory=dict)
     flags: frozenset[str] = field(default_factory=frozenset)
 
@@ -97,6 +99,8 @@ def _with_value(options: MountOptions, name: str, value: str) -> MountOptions:
             return replace(options, umask=_number(name, value, 8) & 0o777)
         case "log":
             return replace(options, log=value)
+        case "disk-keyfile":
+            return replace(options, disk_keyfiles=(*options.disk_keyfiles, value))
         case _:
             return _of_repository(options, name, value)
 

@@ -75,7 +75,7 @@ class Ext:
         shift = struct.unpack_from("<I", raw, 24)[0]
         if shift > 6:
             raise BadFile(f"ext blocks of 2^{10 + shift} bytes")
-        self._block = 1024 << shift
+        self._block: int = 1024 << shift
         self._count, self._per_group = (struct.unpack_from("<I", raw, at)[0] for at in (0, 40))
         self._first = struct.unpack_from("<I", raw, 20)[0]
         self._blocks_per_group = struct.unpack_from("<I", raw, 32)[0]
