@@ -35,6 +35,7 @@ mount options (-o, separated by commas):
   uid=N,gid=N           show every file as theirs; umask=MODE takes bits off every mode
   ns=, keyfile=, log=   as --ns, --keyfile and --log, for fstab; disk-keyfile= likewise
   endpoint=, cache=...  all repository options; a comma in a value is \\, or in "double quotes"
+  no-micro-vm           start none for a guest's disk: see drive-scsi0.img.d below
   noatime, nodev, ...   as for every mount; ro is always on
 
 in /etc/fstab, with a link /usr/local/bin/vaultway (also: mount -t fuse.vaultway -o ro,...):
@@ -44,7 +45,8 @@ what is there:
   host|vm|ct/ID/TIME/   snapshots, with `latest`; namespaces are in ns/NAME/
   root.pxar/            a backed-up tree       drive-scsi0.img   a disk, as a sparse raw file
   index.json            the manifest
-  drive-scsi0.img.d/    the files inside the disk: part1/, part1.raw, labels and VG-LV as links
+  drive-scsi0.img.d/    the files inside the disk: part1/, part1.raw, labels and VG-LV as links;
+                        part1.unclean/ was in use, and nothing here can replay its journal
 
 A snapshot whose key is missing is listed, but cannot be read; the log says which key it needs.
 """

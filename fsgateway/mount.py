@@ -73,7 +73,7 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
     background = Bridge(reads_at_once(backend, os.cpu_count() or 1, backend.parallelism))
     bridge = Bridge(reads_at_once(backend, THREADS, backend.parallelism))
     loader = Loader(bridge, background, datastore.memory_bytes, backend)
-    disks = Disks(DiskOptions(request.disk_keys))
+    disks = Disks(DiskOptions(request.disk_keys, use_machine=request.options.micro_vm))
     view = View(datastore, request.key, datastore.memory_bytes, disks=disks)
     operations = _operations(request, view, bridge, loader)
     with _libfuse_errors(request.mountpoint):

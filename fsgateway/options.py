@@ -44,7 +44,8 @@ class MountOptions:
     """How the mount looks and what it may use.
 
     uid, gid: show every file as theirs. umask: bits taken off every mode. log: as the option of
-    `vaultway mount`. disk_keyfiles: as `--disk-keyfile`. repository: options of the repository.
+    `vaultway mount`. disk_keyfiles: as `--disk-keyfile`. micro_vm: may be started.
+    repository: options of the repository.
     flags: passed on to libfuse.
     """
 
@@ -55,6 +56,7 @@ class MountOptions:
     umask: int = 0
     log: str | None = None
     disk_keyfiles: tuple[str, ...] = ()
+    micro_vm: bool = True
     repository: Mapping[str, Given] = field(default_factory=dict)
     flags: frozenset[str] = field(default_factory=frozenset)
 
@@ -127,6 +129,8 @@ def _flag(options: MountOptions, name: str) -> MountOptions:
             return replace(options, allow_other=True)
         case "default_permissions":
             return replace(options, default_permissions=True)
+        case "no-micro-vm":
+            return replace(options, micro_vm=False)
         case "rw":
             raise InvalidName("mount option rw: this version mounts read-only; use ro")
         case _:

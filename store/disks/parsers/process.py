@@ -137,6 +137,8 @@ class ParserProcess:
     def _started(self) -> socket.socket:
         if self._closed:
             raise _Broken("closed")
+        if self._child is not None and self._child.poll() is not None:
+            self._kill()  # it was killed by somebody else while it had nothing to do
         if self._link is None:
             self._link = self._start()
             if self.kind in ENCRYPTED:
