@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from store.format.pxar.entries import Entry, EntryKind
+from store.trees.base import FileTree
+
 KIT = Path(__file__).parent / "kits" / "make-images.sh"
 # Fewer than the kit's own default: seconds, not minutes.
 FILES, BIG_MIB = 150, 8
@@ -139,3 +142,42 @@ def program(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"{command}: {done.stderr}"
     return done.stdout
+
+
+def walked_facts(tree: FileTree) -> dict[str, Facts]:
+    """The same of a FileTree as `tree_facts` of a mount of it."""
+    found: dict[str, Facts] = {}
+
+    def enter(directory: Entry, path: bytes) -> None:
+        for entry in tree.iterate(directory):
+            name = path + entry.name
+            if entry.name != b"lost+found":
+                found[os.fsdecode(name)] = _facts_of_entry(tree, entry)
+            if entry.kind is EntryKind.DIRECTORY:
+                enter(entry, name + b"/")
+
+    enter(tree.root(), b"")
+    return found
+
+
+def _facts_of_entry(tree: FileTree, entry: Entry) -> Facts:
+    metadata = entry.metadata
+    detail, mtime = "", metadata.mtime_s * 10**9 + metadata.mtime_ns
+    if entry.kind is EntryKind.FILE:
+        detail = hashlib.sha256(tree.read(entry, 0, entry.size)).hexdigest()
+    elif entry.kind is EntryKind.SYMLINK:
+        detail = os.fsdecode(entry.target)
+    elif entry.kind is EntryKind.DIRECTORY:
+        mtime = 0
+    elif any(entry.device):
+        detail = "{}:{}".format(*entry.device)
+    mode = stat.filemode(metadata.mode)
+    return mode, metadata.uid, metadata.gid, entry.size, mtime, detail
+
+
+def xattrs_at(path: str) -> dict[str, bytes]:
+    """What the kernel says of a file's extended attributes."""
+    return {
+        name: os.getxattr(path, name, follow_symlinks=False)
+        for name in os.listxattr(path, follow_symlinks=False)
+    }

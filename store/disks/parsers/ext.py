@@ -102,8 +102,9 @@ class Ext:
         if self._incompatible & _META_BG and meta >= self._first_meta:
             first = meta * per_block
             block = self._first + first * self._blocks_per_group + self._has_super(first)
+            block += self._block == 1024 and not first and not self._first  # clusters
         else:
-            block = self._first + 1 + meta
+            block = (2 if self._block == 1024 else 1) + meta
         raw = exactly(
             self._blocks,
             block * self._block + group % per_block * self._descriptor,
