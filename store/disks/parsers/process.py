@@ -23,6 +23,7 @@ from store.format.buffer import ReadAt
 log = logging.getLogger(__name__)
 
 PACKAGES = Path(__file__).resolve().parents[3]
+CHILD = "store.disks.parsers.child"
 CHILDREN = 4
 ENCRYPTED = ("luks", "bitlocker")
 # A key is made from a passphrase slowly on purpose, with up to 1 GiB.
@@ -158,7 +159,7 @@ class ParserProcess:
         with theirs:
             self._child = subprocess.Popen(
                 [
-                    sys.executable, "-s", "-m", "store.disks.parsers.child",
+                    sys.executable, "-s", "-m", CHILD,
                     str(theirs.fileno()), str(self.stream.size), self.kind,
                     str(limits.memory), str(limits.seconds), str(limits.entries),
                 ],

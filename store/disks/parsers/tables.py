@@ -104,7 +104,7 @@ def _logical(blocks: Blocks, base: int) -> list[Partition]:
 def _gpt(blocks: Blocks) -> list[Partition] | None:
     """None when neither the table nor its copy is one."""
     for sector in (SECTOR, 4096):
-        for place in (sector, (blocks.size // sector - 1) * sector):
+        for place in (sector, max(1, blocks.size // sector - 1) * sector):
             found = _gpt_at(blocks, place, sector)
             if found is not None:
                 return found
