@@ -150,6 +150,18 @@ class GoodbyeTable:
                     f"pxar archive: {found} equal hashes in the goodbye table at {self.start}"
                 )
 
+    def around(self, offset: int) -> tuple[int, int]:
+        """The child whose range has `offset`: offset of its FILENAME item, and size as stored.
+
+        Raises FormatError: there is none.
+        """
+        distance = self.start - offset
+        for slot in range(self.count):
+            _, start, size = self._record(slot)
+            if start - size < distance <= start:
+                return self._checked(start), size
+        raise FormatError(f"pxar archive: nothing at {offset}, its table is at {self.start}")
+
     def _record(self, slot: int) -> tuple[int, int, int]:
         position = HEADER_SIZE + RECORD_SIZE * slot
         if position + RECORD_SIZE <= len(self._front):
