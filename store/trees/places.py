@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate
 from threading import Lock
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from store.errors import FormatError, IntegrityError, NotFound
 from store.format.pxar.accessor import Accessor
@@ -22,10 +22,11 @@ from store.trees.moments import UNREADABLE, Moment
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Path: TypeAlias = tuple[bytes, ...]
 
 # What an inode number has room for.
 MAX_NUMBER = 1 << 46
-# With an entry of about 0.4 KB for each snapshot: 13 MB for 500 of them.
+# Paths, with an entry of about 0.4 KB for each snapshot: 13 MB for 500 of them.
 REMEMBERED = 64
 
 Warm = Callable[[Sequence[Callable[[], object]]], None]
@@ -59,7 +60,7 @@ class Found(NamedTuple):
 class Place(NamedTuple):
     """All that is at one path, the newest first; something always is."""
 
-    number: int
+    path: Path
     found: tuple[Found, ...]
 
     def directories(self) -> list[Found]:
@@ -87,16 +88,16 @@ class Places:
         self._moments = _numbered(_distinct(moments))
         self._starts = [0, *accumulate(moment.size for moment in self._moments)][:-1]
         self._warm = warm
-        self._places: OrderedDict[int, Place] = OrderedDict()
+        self._places: OrderedDict[Path, Place] = OrderedDict()
         self._lock = Lock()
 
     def moment(self, number: int) -> Moment:
         """Whose entry a number is."""
         return self._moments[bisect_right(self._starts, number) - 1]
 
-    def number(self, position: int, entry: Entry) -> int:
-        """The number of an entry of the moment at `position`."""
-        return self._starts[position] + entry.offset
+    def number(self, found: Found) -> int:
+        """The number of an entry."""
+        return self._starts[found.position] + found.entry.offset
 
     def root(self) -> Place:
         """The roots of all. Raises KeyRequired, IntegrityError, ... when none can be read."""
@@ -106,10 +107,14 @@ class Places:
         if not found:
             errors = [moment.error for moment in self._moments if moment.error is not None]
             raise errors[0] if errors else NotFound("no snapshot has it")
-        return Place(0, found)
+        return Place((), found)
 
     def child(self, place: Place, name: bytes) -> Place | None:
         """All that has a name in the directories of a place."""
+        path = (*place.path, name)
+        known = self._remembered(path)
+        if known is not None:
+            return known
         directories = place.directories()
         self._warm_up([partial(_lookup, found, name) for found in directories])
         entries = [asked(found, partial(_lookup, found, name)) for found in directories]
@@ -117,27 +122,35 @@ class Places:
         there = tuple(found._replace(entry=entry) for found, entry in pairs if entry is not None)
         if not there:
             return None
-        child = Place(self.number(there[0].position, there[0].entry), there)
-        self._remember(child.number, child)
+        child = Place(path, there)
+        self._remember(path, child)
         return child
 
-    def at(self, number: int) -> Place:
-        """The place of a number, 0 for the root. Raises FormatError: it leads nowhere."""
-        place = self._remembered(number)
+    def at(self, path: Path) -> Place:
+        """What is at a path. Raises FormatError: nothing is, any more."""
+        depth, place = len(path), self._remembered(path)
+        while place is None and depth:
+            depth -= 1
+            place = self._remembered(path[:depth])
         if place is None:
             place = self.root()
-            for entry in self._path_to(number) if number else ():
-                child = self.child(place, entry.name)
-                if child is None:
-                    raise FormatError(f"number {number} of a merged archive leads nowhere")
-                place = child
-            self._remember(number, place)
+            self._remember((), place)
+        for name in path[depth:]:
+            child = self.child(place, name)
+            if child is None:
+                raise FormatError(f"nothing is at {b'/'.join(path)!r}, any more")
+            place = child
         return place
 
-    def entry(self, number: int) -> Found:
-        """The innermost entry around a number. Raises FormatError, IntegrityError."""
+    def entry(self, number: int) -> tuple[Path, Found]:
+        """The innermost entry around a number, and its path. Raises FormatError, IntegrityError."""
         position = bisect_right(self._starts, number) - 1
-        return Found(position, self._moments[position], self._path_to(number)[-1])
+        moment = self._moments[position]
+        names = moment.names()
+        if names is None:
+            raise IntegrityError(f"{moment.label}: cannot be read any more: {moment.error}")
+        path = names.path_to(number - self._starts[position])
+        return tuple(entry.name for entry in path), Found(position, moment, path[-1])
 
     def listings(self, place: Place) -> Iterator[tuple[Found, Iterator[Entry]]]:
         """For each directory of a place, the newest first, what is in it."""
@@ -146,29 +159,21 @@ class Places:
         for found in directories:
             yield found, _list(found)
 
-    def _path_to(self, number: int) -> Sequence[Entry]:
-        position = bisect_right(self._starts, number) - 1
-        moment = self._moments[position]
-        names = moment.names()
-        if names is None:
-            raise IntegrityError(f"{moment.label}: cannot be read any more: {moment.error}")
-        return names.path_to(number - self._starts[position])
-
     def _warm_up(self, asks: Sequence[Callable[[], object]]) -> None:
         if self._warm is not None and len(asks) > 1:
             self._warm(asks)
 
-    def _remembered(self, number: int) -> Place | None:
+    def _remembered(self, path: Path) -> Place | None:
         with self._lock:
-            place = self._places.get(number)
+            place = self._places.get(path)
             if place is not None:
-                self._places.move_to_end(number)
+                self._places.move_to_end(path)
             return place
 
-    def _remember(self, number: int, place: Place) -> None:
+    def _remember(self, path: Path, place: Place) -> None:
         with self._lock:
-            self._places[number] = place
-            self._places.move_to_end(number)
+            self._places[path] = place
+            self._places.move_to_end(path)
             while len(self._places) > REMEMBERED:
                 self._places.popitem(last=False)
 

@@ -8,7 +8,7 @@ import re
 
 from store.names import format_backup_time
 
-EXTENSION = re.compile(rb"[^.].*?((?:\.tar)?\.[A-Za-z0-9]{1,16})", re.DOTALL)
+EXTENSION = re.compile(rb"\.?[^.].*?((?:\.tar)?\.[A-Za-z0-9]{1,16})", re.DOTALL)
 VERSION = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ(?:\.[A-Za-z0-9.]{1,20})?")
 
 

@@ -23,7 +23,7 @@ from store.format.pxar.entries import Entry, EntryKind, encode_stat
 from store.trees.base import FileTree
 from store.trees.closed import closed
 from store.trees.moments import Moment
-from store.trees.places import Found, Place, Places, Warm, asked
+from store.trees.places import Found, Path, Place, Places, Warm, asked
 from store.trees.unions import Name, Union
 from store.trees.version_names import is_version_name, version_name
 
@@ -44,27 +44,27 @@ class VersionsTree:
 
     def root(self) -> Entry:
         """The root directory."""
-        return _directory(b"", self._places.at(0))
+        return self._directory(self._places.at(()))
 
     def iterate(self, directory: Entry) -> Iterator[Entry]:
         """The versions of a file by time; the names of all snapshots' directories, sorted."""
-        place = self._places.at(directory.offset)
+        place = self._places.at(_path(directory))
         yield from self._versions(place)
         union = Union()
         for found, entries in self._places.listings(place):
             union.add(found.position, found.moment, entries)
         for name in union.sorted():
-            yield self._listed(name)
+            yield self._listed(place.path, name)
 
     def lookup(self, directory: Entry, name: bytes) -> Entry | None:
         """The version or the child of this name, or None."""
-        place = self._places.at(directory.offset)
+        place = self._places.at(_path(directory))
         if is_version_name(name):
             for version in self._versions(place):
                 if version.name == name:
                     return version
         child = self._places.child(place, name)
-        return None if child is None else _directory(name, child)
+        return None if child is None else self._directory(child)
 
     def follow(self, link: Entry) -> Entry:
         """Raises FormatError: no version is a hard link, each is a file by itself."""
@@ -74,10 +74,10 @@ class VersionsTree:
         """The entry of a number that was met before."""
         if not offset:
             return self.root()
-        found = self._places.entry(offset)
-        number = self._places.number(found.position, found.entry)
+        path, found = self._places.entry(offset)
+        number = self._places.number(found)
         if number == offset:
-            return _directory(found.entry.name, self._places.at(offset))
+            return self._directory(self._places.at(path))
         if number + 1 != offset or found.is_directory:
             raise FormatError(f"{found.moment.label}: nothing has the number {offset}")
         return self._version(found, found.followed())
@@ -93,12 +93,18 @@ class VersionsTree:
     def _whole(self, file: Entry) -> FileTree:
         return self._places.moment(file.offset).whole()
 
-    def _listed(self, name: Name) -> Entry:
-        """The entry of a name that was met in a listing."""
+    def _directory(self, place: Place) -> Entry:
+        """The directory that shows a place."""
+        raws = [found.entry.raw_metadata for found in place.directories()]
+        raw = closed(raws) if raws else _owner(place.found[0])
+        number = self._places.number(place.found[0]) if place.path else 0
+        return _entry(number, place.path, raw)
+
+    def _listed(self, parent: Path, name: Name) -> Entry:
+        """The same for a name that was met in a listing."""
         found = name.newest
-        number = self._places.number(found.position, found.entry)
         raw = closed(name.directories) if name.directories else _owner(found)
-        return Entry(found.entry.name, EntryKind.DIRECTORY, number, 0, raw)
+        return _entry(self._places.number(found), (*parent, found.entry.name), raw)
 
     def _versions(self, place: Place) -> Iterator[Entry]:
         """The versions of a file, the oldest first."""
@@ -114,7 +120,7 @@ class VersionsTree:
         return Entry(
             version_name(found.moment.time, found.entry.name),
             file.kind,
-            self._places.number(found.position, found.entry) + 1,
+            self._places.number(found) + 1,
             0,
             file.raw_metadata,
             file.payload_offset,
@@ -126,11 +132,14 @@ class VersionsTree:
         )
 
 
-def _directory(name: bytes, place: Place) -> Entry:
-    """The directory that shows a place."""
-    raws = [found.entry.raw_metadata for found in place.directories()]
-    raw = closed(raws) if raws else _owner(place.found[0])
-    return Entry(name, EntryKind.DIRECTORY, place.number, 0, raw)
+def _entry(number: int, path: Path, raw: bytes) -> Entry:
+    """A directory of the merged tree. Its path is its `target`, which leads back to its place."""
+    name = path[-1] if path else b""
+    return Entry(name, EntryKind.DIRECTORY, number, 0, raw, target=b"/".join(path))
+
+
+def _path(directory: Entry) -> Path:
+    return tuple(directory.target.split(b"/")) if directory.target else ()
 
 
 def _owner(newest: Found) -> bytes:

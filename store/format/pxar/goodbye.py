@@ -30,6 +30,7 @@ RECORD = Struct("<QQQ")
 RECORD_SIZE = 24
 EMPTY_GOODBYE_SIZE = HEADER_SIZE + RECORD_SIZE
 FRONT_SIZE = 64 * 1024
+RECORDS_AT_ONCE = 4096
 MAX_COLLISIONS = 64
 
 T = TypeVar("T")
@@ -151,16 +152,27 @@ class GoodbyeTable:
                 )
 
     def around(self, offset: int) -> tuple[int, int]:
-        """The child whose range has `offset`: offset of its FILENAME item, and size as stored.
+        """The last child that begins at `offset` or before it: where, and its size as stored.
+
+        Quirk: a file's size includes its content even where that is in another stream, so it does
+        not say where the file ends.
 
         Raises FormatError: there is none.
         """
         distance = self.start - offset
-        for slot in range(self.count):
-            _, start, size = self._record(slot)
-            if start - size < distance <= start:
-                return self._checked(start), size
-        raise FormatError(f"pxar archive: nothing at {offset}, its table is at {self.start}")
+        behind = ((start, size) for start, size in self._records() if start >= distance)
+        nearest = min(behind, default=None)
+        if nearest is None or distance <= 0:
+            raise FormatError(f"pxar archive: nothing at {offset}, its table is at {self.start}")
+        return self._checked(nearest[0]), nearest[1]
+
+    def _records(self) -> Iterator[tuple[int, int]]:
+        """All children: how far before the table, and size as stored."""
+        for first in range(0, self.count, RECORDS_AT_ONCE):
+            count = min(RECORDS_AT_ONCE, self.count - first)
+            position = self.start + HEADER_SIZE + RECORD_SIZE * first
+            records = self._stream.read(position, RECORD_SIZE * count)
+            yield from ((start, size) for _, start, size in RECORD.iter_unpack(records))
 
     def _record(self, slot: int) -> tuple[int, int, int]:
         position = HEADER_SIZE + RECORD_SIZE * slot
