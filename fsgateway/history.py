@@ -8,7 +8,7 @@ from functools import partial
 from fsgateway.hardlinks import Links
 from fsgateway.view import Content, OpenSnapshot, Recent, SnapshotId, Tree, View
 from store.datastore.workers import Workers
-from store.errors import FormatError, IntegrityError, NotFound
+from store.errors import BackendError, FormatError, IntegrityError, NotFound
 from store.format.manifest import Manifest
 from store.format.pxar.accessor import Accessor
 from store.format.pxar.entries import Entry
@@ -108,12 +108,17 @@ class History:
         return self._view.open(ident).tree(name)
 
     def _warm(self, asks: Sequence[Callable[[], object]]) -> None:
-        """Ask all at once; what fails is asked again by who wants to know."""
+        """Ask all at once; what is damaged is asked again by who wants to know.
+
+        Raises BackendError.
+        """
         if self._at_once == 1 or len(asks) < 2:
             return
         with Workers(self._view.datastore.backend, self._at_once, "views") as workers:
             for future in [workers.submit(ask) for ask in asks]:
-                future.exception()
+                error = future.exception()
+                if isinstance(error, BackendError):
+                    raise error
 
 
 class LeanTree(Tree):

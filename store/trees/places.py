@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from store.errors import FormatError, IntegrityError, NotFound
 from store.format.pxar.accessor import Accessor
 from store.format.pxar.entries import Entry, EntryKind
+from store.format.pxar.unlike import Known
 from store.trees.moments import UNREADABLE, Moment
 
 log = logging.getLogger(__name__)
@@ -153,11 +154,14 @@ class Places:
         return tuple(entry.name for entry in path), Found(position, moment, path[-1])
 
     def listings(self, place: Place) -> Iterator[tuple[Found, Iterator[Entry]]]:
-        """For each directory of a place, the newest first, what is in it."""
-        directories = place.directories()
+        """For each directory of a place, the newest first, what is in it and was not in newer ones.
+
+        That is: a name with the metadata that it had there need not be given again.
+        """
+        directories, known = place.directories(), Known()
         self._warm_up([partial(_begin, found) for found in directories])
         for found in directories:
-            yield found, _list(found)
+            yield found, _list(found, known)
 
     def _warm_up(self, asks: Sequence[Callable[[], object]]) -> None:
         if self._warm is not None and len(asks) > 1:
@@ -195,10 +199,10 @@ def _begin(found: Found) -> Entry | None:
     return next(found.names().iterate(found.entry), None)
 
 
-def _list(found: Found) -> Iterator[Entry]:
-    """What is in a snapshot's directory, up to where it is damaged."""
+def _list(found: Found, known: Known) -> Iterator[Entry]:
+    """What is new in a snapshot's directory, up to where it is damaged."""
     try:
-        yield from found.names().iterate(found.entry)
+        yield from found.names().unlike(found.entry, known)
     except UNREADABLE as error:
         found.moment.report(error)
 

@@ -22,6 +22,7 @@ from store.format.pxar.goodbye import GoodbyeTable
 from store.format.pxar.items import HEADER_SIZE, PXAR_PAYLOAD, PXAR_PAYLOAD_REF
 from store.format.pxar.parser import EntryParser, Incomplete
 from store.format.pxar.preamble import read_preamble
+from store.format.pxar.unlike import Known, unlike
 
 # One child alone; the first and the largest window of a listing.
 CHILD_WINDOW = 512
@@ -83,9 +84,7 @@ class Accessor:
         """The child of this name, or None."""
         table = self._table(directory)
         for offset, size in table.find(hash_name(name)):
-            entry = self._child(offset, table.start)
-            if entry.kind is EntryKind.DIRECTORY:
-                self._bound_directory(entry, table, size)
+            entry = self.child_at(offset, size, table)
             if entry.name == name:
                 return entry
         return None
@@ -135,12 +134,19 @@ class Accessor:
         while not path or _is_inside(offset, path[-1]):
             if path:
                 table = self._table(path[-1])
-            start, size = table.around(offset)
-            entry = self._child(start, table.start)
-            if entry.kind is EntryKind.DIRECTORY:
-                self._bound_directory(entry, table, size)
-            path.append(entry)
+            path.append(self.child_at(*table.around(offset), table))
         return path
+
+    def unlike(self, directory: Entry, known: Known) -> Iterator[Entry]:
+        """The children that are not as known from other directories (see `unlike`)."""
+        return unlike(self, self._table(directory), known)
+
+    def child_at(self, offset: int, size: int, table: GoodbyeTable) -> Entry:
+        """The child at `offset`, by its record in the directory's table."""
+        entry = self._child(offset, table.start)
+        if entry.kind is EntryKind.DIRECTORY:
+            self._bound_directory(entry, table, size)
+        return entry
 
     def content(self, file: Entry) -> tuple[ReadAt, int]:
         """The stream that has a regular file's content, and the offset in it.

@@ -142,7 +142,7 @@ class GoodbyeTable:
             while slot < self.count:
                 value, offset, size = self._record(slot)
                 if value == name_hash:
-                    yield self._checked(offset), size
+                    yield self.checked(offset), size
                     found += 1
                     todo.append(2 * slot + 2)
                 slot = 2 * slot + (1 if name_hash <= value else 2)
@@ -160,19 +160,19 @@ class GoodbyeTable:
         Raises FormatError: there is none.
         """
         distance = self.start - offset
-        behind = ((start, size) for start, size in self._records() if start >= distance)
+        behind = (record for record in self.records() if record[0] >= distance)
         nearest = min(behind, default=None)
         if nearest is None or distance <= 0:
             raise FormatError(f"pxar archive: nothing at {offset}, its table is at {self.start}")
-        return self._checked(nearest[0]), nearest[1]
+        return self.checked(nearest[0]), nearest[1]
 
-    def _records(self) -> Iterator[tuple[int, int]]:
-        """All children: how far before the table, and size as stored."""
+    def records(self) -> Iterator[tuple[int, int, int]]:
+        """All children: how far before the table, size as stored, hash of the name."""
         for first in range(0, self.count, RECORDS_AT_ONCE):
             count = min(RECORDS_AT_ONCE, self.count - first)
             position = self.start + HEADER_SIZE + RECORD_SIZE * first
             records = self._stream.read(position, RECORD_SIZE * count)
-            yield from ((start, size) for _, start, size in RECORD.iter_unpack(records))
+            yield from (record[1:] + record[:1] for record in RECORD.iter_unpack(records))
 
     def _record(self, slot: int) -> tuple[int, int, int]:
         position = HEADER_SIZE + RECORD_SIZE * slot
@@ -181,7 +181,7 @@ class GoodbyeTable:
         record = self._stream.read(self.start + position, RECORD_SIZE)
         return RECORD.unpack(record)
 
-    def _checked(self, distance: int) -> int:
+    def checked(self, distance: int) -> int:
         """The offset that lies `distance` before the table, if the children's range has it."""
         offset = self.start - distance
         if not self._first <= offset < self.start:
