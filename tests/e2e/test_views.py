@@ -14,6 +14,7 @@ from store.names import Namespace, Snapshot
 from tests.fakes.archives import SplitTree, snapshot, stat
 from tests.fakes.datastores import local_datastore
 from tests.program import mounted
+from tests.s3_vault import LEGACY, METADATA, Vault, noise
 
 pytestmark = [pytest.mark.needs("fuse", "root"), pytest.mark.xdist_group("mount")]
 
@@ -173,3 +174,25 @@ def test_what_cannot_be_read_is_left_out(datastore: Datastore, tmp_path: Path) -
     assert len(lines) == 2, lines
     assert str(key.fingerprint) in "".join(lines)
     assert digest in "".join(lines)
+
+
+@pytest.mark.needs("s3")
+def test_from_a_bucket_in_every_format(vault: Vault, tmp_path: Path) -> None:
+    """Trees in one stream and in two, of real backups."""
+    changing = vault.source / "a/3"
+    contents = []
+    for day, mode in enumerate((LEGACY, METADATA, LEGACY, METADATA, METADATA), 1):
+        changing.write_bytes(b"day %d" % day)
+        contents.append(changing.read_bytes())
+        if day == 2:
+            (vault.source / "a/7").unlink()
+        vault.back_up(mode, day)
+    with mounted(vault.repository, tmp_path / "m", "-o", "versions", env=vault.env) as mount:
+        root = mount / "host/web01/versions/root.pxar"
+        assert len(os.listdir(root / "a")) == 22
+        versions = sorted((root / "a/3").iterdir())
+        assert [version.read_bytes() for version in versions] == contents
+        (gone,) = (root / "a/7").iterdir()
+        assert gone.read_bytes() == noise(7, 100_000)
+        (hard,) = (root / "a/b/hard").iterdir()
+        assert hard.read_bytes() == noise(1, 100_000)
