@@ -12,7 +12,7 @@ from store.errors import BackendError, FormatError, IntegrityError, NotFound
 from store.format.manifest import Manifest
 from store.format.pxar.accessor import Accessor
 from store.format.pxar.entries import Entry
-from store.names import CATALOG_NAME, BackupGroup, Namespace
+from store.names import CATALOG_NAME, BackupGroup, Namespace, Snapshot
 from store.trees.moments import Moment
 from store.trees.versions import VersionsTree
 
@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 # About 1 KB each.
 KNOWN_SNAPSHOTS = 16_384
+# About 200 bytes for each snapshot.
+KNOWN_GROUPS = 64
 # About 30 KB each for trees of up to a million files, and at most 200 KB.
 OPEN_NAMES = 1024
 MERGED_TREES = 32
@@ -27,6 +29,7 @@ MERGED_TREES = 32
 AT_ONCE = 16
 
 Trees = Mapping[str, Moment]
+Moments = Mapping[str, Sequence[tuple[SnapshotId, Moment]]]
 
 
 class History:
@@ -35,34 +38,37 @@ class History:
     def __init__(self, view: View) -> None:
         self._view = view
         self._trees: Recent[SnapshotId, Trees] = Recent(KNOWN_SNAPSHOTS)
+        self._groups: Recent[tuple[Namespace, BackupGroup], tuple[list[Snapshot], Moments]] = (
+            Recent(KNOWN_GROUPS)
+        )
         self._names: Recent[tuple[SnapshotId, str], Accessor] = Recent(OPEN_NAMES)
         self._merged: Recent[tuple[Moment, ...], VersionsTree] = Recent(MERGED_TREES)
         backend = view.datastore.backend
         few = len(os.sched_getaffinity(0))
         self._at_once = min(backend.parallelism, AT_ONCE) if backend.parallelism > few else 1
 
-    def snapshots(self, namespace: Namespace, group: BackupGroup) -> list[tuple[SnapshotId, Trees]]:
-        """The group's snapshots, oldest first, each with its trees by name.
+    def moments(self, namespace: Namespace, group: BackupGroup) -> Moments:
+        """The trees of the group's snapshots by name, sorted; of each its snapshots, newest first.
 
-        Read once: a new one costs its manifest. One whose manifest is damaged has none, and a line
-        in the log. Raises BackendError.
+        Read once: a new snapshot costs its manifest. One whose manifest is damaged has no trees,
+        and a line in the log. Raises BackendError.
         """
-        idents = [SnapshotId(namespace, one) for one in self._view.snapshots(namespace, group)]
+        snapshots = self._view.snapshots(namespace, group)
+        known = self._groups.peek((namespace, group))
+        if known is None or known[0] is not snapshots:  # another list is a list asked for anew
+            known = snapshots, self._moments_of(namespace, snapshots)
+            self._groups.keep((namespace, group), known)
+        return known[1]
+
+    def _moments_of(self, namespace: Namespace, snapshots: list[Snapshot]) -> Moments:
+        idents = [SnapshotId(namespace, one) for one in reversed(snapshots)]
         new = [ident for ident in idents if self._trees.peek(ident) is None]
         self._warm([partial(self._trees_of, ident) for ident in new])
-        return [(ident, self._trees_of(ident)) for ident in idents]
-
-    def names(self, namespace: Namespace, group: BackupGroup) -> list[str]:
-        """The names of all trees that any snapshot of the group has."""
-        found = self.snapshots(namespace, group)
-        return sorted({name for _, trees in found for name in trees})
-
-    def moments(
-        self, namespace: Namespace, group: BackupGroup, name: str
-    ) -> list[tuple[SnapshotId, Moment]]:
-        """The snapshots that have this tree, newest first."""
-        found = self.snapshots(namespace, group)
-        return [(ident, trees[name]) for ident, trees in reversed(found) if name in trees]
+        found: dict[str, list[tuple[SnapshotId, Moment]]] = {}
+        for ident in idents:
+            for name, moment in self._trees_of(ident).items():
+                found.setdefault(name, []).append((ident, moment))
+        return dict(sorted(found.items()))
 
     def merged(self, moments: tuple[Moment, ...]) -> Tree:
         """The versions of a tree's files in these snapshots, newest first. Raises as its root."""

@@ -79,12 +79,16 @@ class Recent(Generic[K, T]):
             return found
         made = self._clock()
         value = make()
+        self.keep(key, value, made)
+        return value
+
+    def keep(self, key: K, value: T, made: float | None = None) -> None:
+        """Put a value in, `made` now if nothing else is said."""
         with self._lock:
-            self._values[key] = made, value
+            self._values[key] = self._clock() if made is None else made, value
             self._values.move_to_end(key)
             while len(self._values) > self._limit:
                 self._values.popitem(last=False)
-        return value
 
 
 class Content(NamedTuple):

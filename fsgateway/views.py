@@ -4,6 +4,7 @@ versions/root.pxar/etc/hosts/2026-01-02T03:04:05Z     store/trees/versions.py
 shadow/root.pxar/@GMT-2026.01.02-03.04.05/etc/hosts   as Samba's shadow_copy2 looks for it
 """
 
+import calendar
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from functools import partial
 from hashlib import blake2b
 
 from fsgateway.attributes import CHANGING_S, NANOSECONDS, Facts
-from fsgateway.history import History
+from fsgateway.history import History, Moments
 from fsgateway.tree import DIRECTORY, Directory, Node, Path, TreeNode
 from fsgateway.view import SnapshotId, Tree, View
 from store.errors import NotFound
@@ -37,8 +38,8 @@ class GroupView(Directory):
         mtime = snapshots[-1].time * NANOSECONDS if snapshots else self.view.started_ns
         return Facts(DIRECTORY, mtime_ns=mtime, timeout_s=CHANGING_S)
 
-    def _moments(self, name: str) -> list[tuple[SnapshotId, Moment]]:
-        return self.history.moments(self.namespace, self.group, name)
+    def _moments(self) -> Moments:
+        return self.history.moments(self.namespace, self.group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +47,10 @@ class VersionsNode(GroupView):
     """`versions`: each tree with the versions of its files."""
 
     def children(self) -> Iterable[Node]:
-        for name in self.history.names(self.namespace, self.group):
-            yield self._tree(name)
-
-    def child(self, name: str) -> Node:
-        return self._tree(name)
-
-    def _tree(self, name: str) -> Node:
-        found = self._moments(name)
-        if not found:
-            raise NotFound(f"/{'/'.join(self.path)} has no {name!r}")
-        moments = tuple(moment for _, moment in found)
-        path = (*self.path, name)
-        return VersionsTreeNode(self.view, path, found[0][0], name, self.history, moments)
+        for name, found in self._moments().items():
+            moments = tuple(moment for _, moment in found)
+            path = (*self.path, name)
+            yield VersionsTreeNode(self.view, path, found[0][0], name, self.history, moments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +82,9 @@ class ShadowNode(GroupView):
     """`shadow`: each tree with its snapshots in it."""
 
     def children(self) -> Iterable[Node]:
-        for name in self.history.names(self.namespace, self.group):
-            yield self._tree(name)
-
-    def _tree(self, name: str) -> Node:
-        path = (*self.path, name)
-        return ShadowTreesNode(self.view, path, self.history, self.namespace, self.group, name)
+        for name in self._moments():
+            path = (*self.path, name)
+            yield ShadowTreesNode(self.view, path, self.history, self.namespace, self.group, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +94,15 @@ class ShadowTreesNode(GroupView):
     name: str
 
     def children(self) -> Iterable[Node]:
-        for ident, moment in self._moments(self.name):
+        for ident, moment in self._moments().get(self.name, ()):
             if moment.names() is not None:
                 yield self._tree(ident, moment)
 
     def child(self, name: str) -> Node:
-        for ident, moment in self._moments(self.name):
-            if _gmt(moment) == name and moment.names() is not None:
+        # Asked for each version of each file, so it must not go through all of them.
+        wanted = _time(name)
+        for ident, moment in self._moments().get(self.name, ()):
+            if moment.time == wanted and _gmt(moment) == name and moment.names() is not None:
                 return self._tree(ident, moment)
         raise NotFound(f"/{'/'.join(self.path)} has no {name!r}")
 
@@ -136,6 +127,14 @@ class ShadowTreeNode(TreeNode):
 
 def _gmt(moment: Moment) -> str:
     return time.strftime(GMT, time.gmtime(moment.time))
+
+
+def _time(name: str) -> int | None:
+    """The time that a name says, in seconds since the epoch."""
+    try:
+        return calendar.timegm(time.strptime(name, GMT))
+    except ValueError:
+        return None
 
 
 def show_views(view: View, *, versions: bool, shadow_copy: bool) -> None:
