@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from fsgateway.hardlinks import Links
 from fsgateway.view import Content, OpenSnapshot, Recent, SnapshotId, Tree, View
 from store.datastore.workers import Workers
 from store.errors import BackendError, FormatError, IntegrityError, NotFound
@@ -128,7 +127,11 @@ class History:
 
 
 class LeanTree(Tree):
-    """A tree whose names are read from its metadata; what its files contain, from all of it."""
+    """A tree whose names are read from its metadata; what its files contain, from all of it.
+
+    Hard links are not counted: who asks each of a hundred snapshots for one file would wait for all
+    their metadata.
+    """
 
     def __init__(self, names: Accessor, whole: Callable[[], Tree]) -> None:
         super().__init__(names)
@@ -136,9 +139,6 @@ class LeanTree(Tree):
 
     def content(self, entry: Entry) -> Content:
         return self._whole().content(entry)
-
-    def count_links(self) -> Links:
-        return self._whole().count_links()
 
 
 def _trees_in(manifest: Manifest) -> Iterator[tuple[str, int, bytes]]:
