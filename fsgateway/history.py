@@ -21,8 +21,11 @@ log = logging.getLogger(__name__)
 KNOWN_SNAPSHOTS = 16_384
 # About 200 bytes for each snapshot.
 KNOWN_GROUPS = 64
-# About 30 KB each for trees of up to a million files, and at most 200 KB.
+# About 30 KB each for trees of up to a million files.
 OPEN_NAMES = 1024
+# Streams with an index of 40 KB and more, which may hold a descriptor: large trees in one stream.
+LARGE = 4 << 30
+OPEN_LARGE = 128
 MERGED_TREES = 32
 # Calls at once, where they wait for a network.
 AT_ONCE = 16
@@ -41,6 +44,7 @@ class History:
             Recent(KNOWN_GROUPS)
         )
         self._names: Recent[tuple[SnapshotId, str], Accessor] = Recent(OPEN_NAMES)
+        self._large: Recent[tuple[SnapshotId, str], Accessor] = Recent(OPEN_LARGE)
         self._merged: Recent[tuple[Moment, ...], VersionsTree] = Recent(MERGED_TREES)
         backend = view.datastore.backend
         few = len(os.sched_getaffinity(0))
@@ -75,9 +79,15 @@ class History:
         tree = self._merged.get(moments, lambda: VersionsTree(moments, warm))
         return Tree(tree)
 
-    def lean(self, ident: SnapshotId, name: str) -> Tree:
-        """A tree of a snapshot; hundreds of them may be open. Raises as `View.open`."""
-        return LeanTree(self._open_names(ident, name), partial(self._open_whole, ident, name))
+    def lean(self, ident: SnapshotId, name: str, moment: Moment) -> Tree:
+        """The tree of a moment; hundreds of them may be open.
+
+        Raises what the moment is left out for, BackendError.
+        """
+        names = moment.names()
+        if names is None:
+            raise moment.error or NotFound(f"{moment.label} cannot be read")
+        return LeanTree(names, partial(self._open_whole, ident, name))
 
     def _trees_of(self, ident: SnapshotId) -> Trees:
         return self._trees.get(ident, partial(self._read_trees, ident))
@@ -98,16 +108,17 @@ class History:
             f"{ident}/{name}",
             ident.snapshot.time,
             size,
-            partial(self._open_names, ident, name),
+            partial(self._open_names, ident, name, size),
             lambda: self._open_whole(ident, name).files,
             identity,
         )
 
-    def _open_names(self, ident: SnapshotId, name: str) -> Accessor:
+    def _open_names(self, ident: SnapshotId, name: str, size: int) -> Accessor:
         def open_names() -> Accessor:
             return OpenSnapshot(self._view, ident).names(name)
 
-        return self._names.get((ident, name), open_names)
+        opened = self._names if size < LARGE else self._large
+        return opened.get((ident, name), open_names)
 
     def _open_whole(self, ident: SnapshotId, name: str) -> Tree:
         return self._view.open(ident).tree(name)

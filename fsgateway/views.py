@@ -108,7 +108,7 @@ class ShadowTreesNode(GroupView):
 
     def _tree(self, ident: SnapshotId, moment: Moment) -> Node:
         path = (*self.path, _gmt(moment))
-        return ShadowTreeNode(self.view, path, ident, self.name, self.history)
+        return ShadowTreeNode(self.view, path, ident, self.name, self.history, moment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +116,14 @@ class ShadowTreeNode(TreeNode):
     """`shadow/root.pxar/@GMT-…`: a tree of one snapshot."""
 
     history: History
+    moment: Moment
 
     @property
     def kept_s(self) -> float:
         return CHANGING_S
 
     def open(self) -> Tree:
-        return self.history.lean(self.ident, self.name)
+        return self.history.lean(self.ident, self.name, self.moment)
 
 
 def _gmt(moment: Moment) -> str:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Larger ones stay memory maps, each of which holds a descriptor.
-MAX_COPIED = 64 << 10
+MAX_COPIED = 256 << 10
 NAMES_TABLES = 2
 SPLIT_METADATA = ".mpxar.didx"
 SPLIT_PAYLOAD = ".ppxar.didx"
