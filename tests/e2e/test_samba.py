@@ -1,9 +1,11 @@
 """Windows' "Previous Versions": the README's smb.conf, a real smbd, and smbclient for Windows."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import scratch_folder
 from tests.fakes.archives import SplitTree, snapshot, stat
 from tests.fakes.datastores import local_datastore
 from tests.program import mounted
@@ -28,11 +30,15 @@ def tree(day: int) -> SplitTree:
 
 
 @pytest.fixture
-def live(tmp_path: Path) -> Path:
-    """What is shared: the files as they are today."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+def base() -> Iterator[Path]:
+    """A folder that smbd's guest may enter (pytest's own it closes to all but us)."""
+    with scratch_folder() as folder:
         folder.chmod(0o755)
-    folder = tmp_path / "live"
+        yield folder
+
+
+def live_files(folder: Path) -> Path:
+    """What is shared: the files as they are today."""
     (folder / "sub folder").mkdir(parents=True)
     (folder / "report.txt").write_text("today")
     (folder / "sub folder/a b.txt").write_text("below, today")
@@ -50,16 +56,17 @@ def documented(live: Path, mount: Path) -> dict[str, object]:
     return options
 
 
-def test_previous_versions(live: Path, tmp_path: Path) -> None:
-    datastore = local_datastore(tmp_path / "store")
+def test_previous_versions(base: Path) -> None:
+    live = live_files(base / "live")
+    datastore = local_datastore(base / "store")
     for day, time in enumerate(TIMES):
         with snapshot(datastore, f"host/web01/{time}") as builder:
             builder.split_tree("files", tree(day))
     options = ("-o", "shadow-copy,allow_other")
-    got = tmp_path / "got"
+    got = base / "got"
     with (
-        mounted(tmp_path / "store", tmp_path / "m", *options) as mount,
-        shared(tmp_path / "smb", live, documented(live, mount)) as share,
+        mounted(base / "store", base / "m", *options) as mount,
+        shared(base / "smb", live, documented(live, mount)) as share,
     ):
         for file in ("report.txt", "sub folder\\a b.txt", "sub folder"):
             printed = share.ask(f'allinfo "{file}"')

@@ -11,6 +11,7 @@ import pytest
 from store.datastore.datastore import Datastore
 from store.format.crypt import CryptConfig
 from store.names import Namespace, Snapshot
+from tests.conftest import scratch_folder
 from tests.fakes.archives import SplitTree, snapshot, stat
 from tests.fakes.datastores import local_datastore
 from tests.program import mounted
@@ -115,10 +116,11 @@ class TestVersions:
             assert len(set(before)) == len(paths)
 
     def test_what_was_closed_stays_closed(self, tmp_path: Path) -> None:
-        tmp_path.chmod(0o755)
-        for folder in tmp_path.parents[:2]:
+        with (
+            scratch_folder() as folder,
+            mounted(tmp_path / "store", folder / "m", "-o", "versions,allow_other") as mount,
+        ):
             folder.chmod(0o755)
-        with mounted(tmp_path / "store", tmp_path / "m", "-o", "versions,allow_other") as mount:
             root = mount / "host/h/versions/root.pxar"
             assert (root / "secret").stat().st_mode == 0o40700
             nobody = ["setpriv", "--reuid=65534", "--clear-groups"]
