@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -296,3 +297,53 @@ def test_deeper_than_python_recurses() -> None:
     assert entry is not None
     assert [child.name for child in merged().iterate(entry)] == [b"f"]
     assert same(merged().entry_at(entry.offset), entry)
+
+
+SOUND = directory(
+    a=directory(b_txt=file(b"sound", 1), c=link(b"x")),
+    d=file(b"also sound", 2),
+    e=directory(0o700, f=file(b"")),
+)
+NEWER = directory(
+    a=directory(b_txt=file(b"newer", 9), d=file(b"x")),
+    d=directory(b=file(b"y")),
+    e=directory(f=file(b"z", 3)),
+)
+
+
+@pytest.mark.expect_warnings
+@given(st.data(), st.booleans())
+def test_a_broken_archive_breaks_nothing_else(data: st.DataObject, split: bool) -> None:
+    """Whatever bytes are wrong, the other snapshot's files are there, and nothing crashes."""
+    archive, payload = encode_tree(NEWER, split=split)
+    broken = bytearray(archive)
+    for _ in range(data.draw(st.integers(1, 4))):
+        position = data.draw(st.integers(0, len(broken) - 1))
+        broken[position] = data.draw(st.sampled_from([0, 1, 0x7F, 0xFF]) | st.integers(0, 255))
+
+    def open_broken() -> Accessor:
+        stream = None if payload is None else BytesReadAt(payload)
+        return Accessor(BytesReadAt(bytes(broken)), stream)
+
+    bad = Moment("bad", 2 * HOUR, len(archive), open_broken, open_broken)
+    found = VersionsTree([bad, moment(SOUND, HOUR, split=split)])
+    seen = contents_by_path(found)
+    for path, facts_ in model([SOUND]).items():
+        if facts_[0] is EntryKind.FILE:
+            assert seen.get(path) == facts_[1]
+
+
+def contents_by_path(found: VersionsTree) -> dict[Path, bytes]:
+    contents = {}
+    todo: list[tuple[Path, Entry]] = [((), found.root())]
+    while todo:
+        path, entry = todo.pop()
+        with suppress(FormatError, IntegrityError):
+            found.entry_at(entry.offset)
+        # A name that only the broken one has may be listed and not be found.
+        with suppress(FormatError):
+            if entry.kind is EntryKind.DIRECTORY:
+                todo += [((*path, child.name), child) for child in found.iterate(entry)]
+            elif entry.kind is EntryKind.FILE:
+                contents[path] = found.read(entry, 0, 100)
+    return contents
