@@ -82,3 +82,18 @@ def test_previous_versions(base: Path) -> None:
         assert "deleted.txt" not in share.ask(f"ls {GMT[1]}\\*")
         share.ask(f"get {GMT[0]}\\deleted.txt {got}")
         assert got.read_text() == "gone since"
+
+
+def test_a_share_of_a_part(base: Path) -> None:
+    """A directory in what is backed up is shared; basedir stays what is backed up."""
+    live = live_files(base / "live")
+    datastore = local_datastore(base / "store")
+    with snapshot(datastore, f"host/web01/{TIMES[0]}") as builder:
+        builder.split_tree("files", tree(0))
+    got = base / "got"
+    with (
+        mounted(base / "store", base / "m", "-o", "shadow-copy,allow_other") as mount,
+        shared(base / "smb", live / "sub folder", documented(live, mount)) as share,
+    ):
+        share.ask(f'get "{GMT[0]}\\a b.txt" {got}')
+        assert got.read_text() == "below, day 0"
