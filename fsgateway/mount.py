@@ -21,6 +21,7 @@ from fsgateway.readahead import Loader
 from fsgateway.reading import Reader
 from fsgateway.tree import NamespaceNode
 from fsgateway.view import View
+from fsgateway.views import show_views
 from store.datastore.chunk_cache import reads_at_once
 from store.datastore.datastore import Datastore
 from store.disks.disk import DiskOptions, Disks
@@ -91,6 +92,7 @@ def _operations(
     request: MountRequest, view: View, bridge: Bridge, loader: Loader
 ) -> VaultwayOperations:
     options = request.options
+    show_views(view, versions=options.versions, shadow_copy=options.shadow_copy)
     presentation = Presentation(os.geteuid(), os.getegid(), options.uid, options.gid, options.umask)
     return VaultwayOperations(
         view,

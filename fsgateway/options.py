@@ -44,8 +44,8 @@ class MountOptions:
     """How the mount looks and what it may use.
 
     uid, gid: show every file as theirs. umask: bits taken off every mode. log: as the option of
-    `vaultway mount`. disk_keyfiles: as `--disk-keyfile`. micro_vm: may be started.
-    repository: options of the repository.
+    `vaultway mount`. disk_keyfiles: as `--disk-keyfile`. micro_vm: may be started. versions,
+    shadow_copy: what groups show beside their snapshots. repository: options of the repository.
     flags: passed on to libfuse.
     """
 
@@ -57,6 +57,8 @@ class MountOptions:
     log: str | None = None
     disk_keyfiles: tuple[str, ...] = ()
     micro_vm: bool = True
+    versions: bool = False
+    shadow_copy: bool = False
     repository: Mapping[str, Given] = field(default_factory=dict)
     flags: frozenset[str] = field(default_factory=frozenset)
 
@@ -131,6 +133,10 @@ def _flag(options: MountOptions, name: str) -> MountOptions:
             return replace(options, default_permissions=True)
         case "no-micro-vm":
             return replace(options, micro_vm=False)
+        case "versions":
+            return replace(options, versions=True)
+        case "shadow-copy":
+            return replace(options, shadow_copy=True)
         case "rw":
             raise InvalidName("mount option rw: this version mounts read-only; use ro")
         case _:
