@@ -24,11 +24,10 @@ Facts = tuple[str, int, int, int, int, str]
 """Kind and modes, owner, group, size, mtime in ns (0: of a directory), link target or SHA-256."""
 
 
-def make_kit(folder: Path, files: int = FILES) -> None:
-    """All images of the kit, and what is in them."""
-    subprocess.run(
-        [KIT, folder, str(files), str(BIG_MIB)], check=True, capture_output=True, timeout=240
-    )
+def make_kit(folder: Path, files: int = FILES, *images: str) -> None:
+    """All images of the kit, or those, and what is in them."""
+    command = [KIT, folder, str(files), str(BIG_MIB), *images]
+    subprocess.run(command, check=True, capture_output=True, timeout=540)
 
 
 def make_disk(image: Path, kind: str, size_mib: int, *options: str) -> None:

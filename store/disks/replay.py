@@ -40,7 +40,7 @@ def why_not() -> str:
     """What is missing here to replay with; "" when nothing is."""
     for program, package in (
         ("e2fsck", "e2fsprogs"),
-        ("nbdfuse", "libnbd-bin"),
+        ("nbdfuse", "libnbd-bin, or nbdfuse where that is a package"),
         ("fusermount3", "fuse3"),
         ("prlimit", "util-linux"),
     ):

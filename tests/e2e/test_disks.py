@@ -284,10 +284,9 @@ class TestTheMount:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [*KERNELS, "ntfs", "fat32"])
+@pytest.mark.parametrize("kind", [*KERNELS, "ntfs"])  # mtools take an hour for FAT
 def test_20000_files_list_within_20_seconds(place: Path, tmp_path: Path, kind: str) -> None:
-    if not (tmp_path / "kit").exists():
-        make_kit(tmp_path / "kit", 20_000)
+    make_kit(tmp_path / "kit", 20_000, kind)
     back_up(place / "store", tmp_path / f"kit/{kind}.raw", f"many-{kind}")
     with mounted(place / "store", tmp_path / "mount") as mount:
         started = time.monotonic()
