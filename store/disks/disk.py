@@ -15,7 +15,7 @@ from store.disks.parsers import wire
 from store.disks.parsers.probe import PARSED
 from store.disks.parsers.process import ENCRYPTED, Crew, Limits, ParserProcess
 from store.disks.parsers.tree import ChildStream, ParsedTree
-from store.errors import FormatError, IntegrityError, KeyRequired, StoreError
+from store.errors import ChunkMissing, FormatError, IntegrityError, KeyRequired, StoreError
 from store.format.buffer import ReadAt
 
 log = logging.getLogger(__name__)
@@ -240,9 +240,19 @@ class DiskPart:
         return self._disks.tree(self, self._open)
 
     def _open(self) -> GuestTree:
-        if self._needs_recovery and self.state is State.CLEAN:
-            return self._recovered()
-        return self._parsed(self.raw) if self.kind in PARSED else self._by_machine()
+        """By the parsers if they can; the machine's kernel knows what they do not."""
+        try:
+            if self._needs_recovery and self.state is State.CLEAN:
+                return self._recovered()
+            return self._parsed(self.raw) if self.kind in PARSED else self._by_machine()
+        except ChunkMissing:
+            raise
+        except IntegrityError as error:
+            engine = self._disks.machine
+            if self.kind not in PARSED or engine is None or engine.why_not(str(self.kind)):
+                raise
+            log.info("%s: the micro-VM is tried: %s", self._where, error)
+            return self._by_machine()
 
     def _recovered(self) -> GuestTree:
         """With its journal replayed, by the quickest way there is here."""
