@@ -46,7 +46,9 @@ def why_not() -> str:
     ):
         if shutil.which(program, path=PATH) is None:
             return f"{program} is missing: install {package}"
-    return "" if Path("/dev/fuse").exists() else "/dev/fuse is missing: load the kernel module fuse"
+    if not Path("/dev/fuse").exists():
+        return "/dev/fuse is missing: load the kernel module fuse"
+    return "" if os.access("/dev/fuse", os.R_OK | os.W_OK) else "/dev/fuse is closed to this user"
 
 
 def replayed(blocks: ReadAt, name: str, memory: int = MEMORY) -> Overlay:
