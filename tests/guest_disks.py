@@ -26,7 +26,7 @@ Facts = tuple[str, int, int, int, int, str]
 
 def make_kit(folder: Path, files: int = FILES, *images: str) -> None:
     """All images of the kit, or those, and what is in them."""
-    command = [KIT, folder, str(files), str(BIG_MIB), *images]
+    command: list[str | Path] = [KIT, folder, str(files), str(BIG_MIB), *images]
     subprocess.run(command, check=True, capture_output=True, timeout=540)
 
 

@@ -162,10 +162,10 @@ def _fill_btrfs(root: Path) -> None:
             written.seek(300_000)
             written.write(os.urandom(5000))
     (root / "small.txt").write_bytes(text[:1500])
-    with (root / "@/holes").open("wb") as file:
-        file.truncate(8 << 20)
-        file.seek(3 << 20)
-        file.write(text[:100_000])
+    with (root / "@/holes").open("wb") as holes:
+        holes.truncate(8 << 20)
+        holes.seek(3 << 20)
+        holes.write(text[:100_000])
     program("btrfs", "subvolume", "snapshot", "-r", str(root / "home"), str(root / "snapshot"))
 
 

@@ -24,11 +24,16 @@ def test_the_last_ones_stay() -> None:
 
 def test_one_thread_makes_it() -> None:
     kept: Kept[object] = Kept(2)
-    barrier, made = Barrier(8), []
+    barrier = Barrier(8)
+    made: list[int] = []
+
+    def make() -> object:
+        made.append(1)
+        return object()
 
     def ask() -> object:
         barrier.wait()
-        return kept.get("key", lambda: made.append(1) or object())  # type: ignore[func-returns-value]
+        return kept.get("key", make)
 
     with ThreadPoolExecutor(8) as pool:
         found = [*pool.map(lambda _: ask(), range(8))]
