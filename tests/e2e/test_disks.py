@@ -17,6 +17,7 @@ from tests.guest_disks import (
     loop_mounted,
     make_disk,
     make_kit,
+    make_luks2,
     program,
     seen_facts,
     told_facts,
@@ -233,6 +234,20 @@ class TestEncryptedByTheGuest:
                     os.listdir(part)
                 assert raised.value.errno == errno.EACCES
             assert "is encrypted (luks)" in log.read_text()
+
+    def test_luks_2(self, kit: Path, place: Path, tmp_path: Path) -> None:
+        """Argon2, sectors of 4 KiB, a key file that is no text."""
+        secret = tmp_path / "secret"
+        secret.write_bytes(b"open\0sesame")
+        secret.chmod(0o600)
+        disk = tmp_path / "luks.raw"
+        make_luks2(kit / "ext4.raw", disk, secret)
+        back_up(place / "store", disk, "luks-2")
+        options = ("--disk-keyfile", secret)
+        with mounted(place / "store", tmp_path / "mount", *options) as mount:
+            inner = inside(mount, "luks-2")
+            assert sorted(os.listdir(inner)) == ["kit", "part1", "part1.raw"]
+            assert seen_facts(inner / "part1") == told_facts(kit, "posix")
 
 
 class TestTheMount:
