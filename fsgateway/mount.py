@@ -13,12 +13,14 @@ from pathlib import Path
 import pyfuse3
 import trio
 
+from fsgateway import extra_handlers
 from fsgateway.attributes import Presentation
 from fsgateway.bridge import THREADS, Bridge
 from fsgateway.operations import VaultwayOperations
 from fsgateway.options import MountOptions
 from fsgateway.readahead import Loader
 from fsgateway.reading import Reader
+from fsgateway.seeking import Seeker
 from fsgateway.tree import NamespaceNode
 from fsgateway.view import View
 from store.datastore.chunk_cache import reads_at_once
@@ -70,7 +72,9 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
     background = Bridge(reads_at_once(backend, os.cpu_count() or 1, backend.parallelism))
     bridge = Bridge(reads_at_once(backend, THREADS, backend.parallelism))
     loader = Loader(bridge, background, datastore.memory_bytes, backend)
-    operations = _operations(request, datastore, bridge, loader)
+    reader = Reader(bridge, loader)
+    operations = _operations(request, datastore, bridge, reader)
+    extra_handlers.set_handler("lseek", Seeker(reader.files, bridge, loader).lseek)
     with _libfuse_errors(request.mountpoint):
         options = request.options.for_fuse(request.repository)
         pyfuse3.init(operations, str(request.mountpoint), options)
@@ -82,7 +86,7 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
 
 
 def _operations(
-    request: MountRequest, datastore: Datastore, bridge: Bridge, loader: Loader
+    request: MountRequest, datastore: Datastore, bridge: Bridge, reader: Reader
 ) -> VaultwayOperations:
     options = request.options
     view = View(datastore, request.key, datastore.memory_bytes)
@@ -92,7 +96,7 @@ def _operations(
         NamespaceNode(view, (), request.namespace),
         presentation,
         bridge,
-        Reader(bridge, loader),
+        reader,
         enforce_acls=options.enforces_permissions,
     )
 

@@ -195,8 +195,7 @@ class OpenSnapshot:
 
     def _open_image(self, name: str) -> Image:
         stream = self.reader.open_image(name)
-        zeros = sum(length for _, length, is_zero in stream.extents(0, stream.size) if is_zero)
-        return Image(stream, stream.size - zeros)
+        return Image(stream, stream.holes().data_size)
 
     def blob(self, name: str) -> bytes:
         """A decoded blob. Raises as `tree`."""
