@@ -15,13 +15,9 @@ pytestmark = [pytest.mark.needs("fuse", "root"), pytest.mark.xdist_group("mount"
 # would have to be deleted.
 # The one file is what .pxarexclude keeps out of backups.
 ALL = (
+    "-aHAXn", "--checksum", "--delete", "--numeric-ids", "--itemize-changes",
     "--exclude=/excluded/drop.tmp",
-    "-aHAXn",
-    "--checksum",
-    "--delete",
-    "--numeric-ids",
-    "--itemize-changes",
-)
+)  # fmt: skip
 NEWEST = {
     archive.snapshot.group: archive for archive in golden_archives(".pxar") if not archive.below
 }
