@@ -2,9 +2,9 @@
 
 usage: automounter.py DIRECTORY COMMAND...
 
-Prints `ready` when visits are caught. As systemd does, it runs the command in its own process group:
-only those in it walk into the directory without being a visit themselves. Ends with the command's
-exit code; what is mounted stays.
+Prints `ready` when visits are caught. As systemd does, it runs the command in its own process
+group: only those in it walk into the directory without being a visit themselves. Ends with the
+command's exit code; what is mounted stays.
 """
 
 import fcntl
@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 
-# struct autofs_v5_packet: version, type, token, and what we do not need; kernel uapi/linux/auto_fs.h
+# Linux uapi/linux/auto_fs.h, autofs_v5_packet: version, type, token, and what we do not need.
 PACKET = struct.Struct("=iiI")
 PACKET_SIZE = 304
 AUTOFS_IOC_READY, AUTOFS_IOC_FAIL = 0x9360, 0x9361
