@@ -9,21 +9,16 @@ from store.cli.options import (
     add_repository_options,
     add_snapshot_argument,
     get_namespace,
-    load_key,
     open_repository,
 )
 from store.cli.output import has_stdout, human_rate, human_size, print_json, say
+from store.cli.reading import open_reader
 from store.errors import InvalidName
 
 if TYPE_CHECKING:
     import argparse
 
-    from store.datastore.archives import SnapshotReader
-    from store.datastore.datastore import Datastore
-    from store.format.manifest import Manifest
-    from store.names import Namespace, Snapshot
 
-CACHE_BYTES = 64 << 20
 STDOUT = "-"
 NOTES = """\
 target:
@@ -87,7 +82,7 @@ def restore(args: "argparse.Namespace") -> None:
     started = time.monotonic()
     with datastore.lock_snapshot_shared(namespace, snapshot):
         result = restore_archive(
-            _open_reader(args, datastore, namespace, snapshot),
+            open_reader(args, datastore, namespace, snapshot),
             args.archive,
             args.target,
             patterns=args.pattern,
@@ -117,26 +112,3 @@ def restore(args: "argparse.Namespace") -> None:
     warnings = f", {result.warnings} warnings" if result.warnings else ""
     text = f"{result.archive} of {snapshot}: {entries}{size} in {seconds:.1f} s, {rate}{warnings}"
     (write_line if args.target == STDOUT else say)(text)
-
-
-def _open_reader(
-    args: "argparse.Namespace",
-    datastore: "Datastore",
-    namespace: "Namespace",
-    snapshot: "Snapshot",
-) -> "SnapshotReader":
-    """Open the snapshot. A default key that it does not need is left alone, passphrase and all."""
-    from store.datastore.archives import SnapshotReader
-    from store.datastore.chunk_cache import ChunkCache
-
-    explicit = args.keyfile is not None or args.keyfd is not None
-    manifest = datastore.read_manifest(namespace, snapshot)
-    key = load_key(args) if explicit or _has_key(manifest) else None
-    cache = ChunkCache(CACHE_BYTES)
-    return SnapshotReader(datastore, namespace, snapshot, key, cache, manifest=manifest)
-
-
-def _has_key(manifest: "Manifest") -> bool:
-    from store.format.manifest import CryptMode
-
-    return any(file.crypt_mode is not CryptMode.NONE for file in manifest.files)
