@@ -1,6 +1,7 @@
-"""Opening a snapshot for the commands that read it."""
+"""Opening snapshots for the commands that read them."""
 
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from store.cli.options import get_namespace, load_key, open_repository
@@ -10,50 +11,58 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from store.datastore.archives import SnapshotReader
-    from store.datastore.datastore import Datastore
+    from store.format.crypt import CryptConfig
     from store.format.manifest import Manifest
-    from store.names import Namespace, Snapshot
+    from store.names import Snapshot
     from store.operations.browse.contents import SnapshotContents
 
 CACHE_BYTES = 64 << 20
 
 
-def open_reader(
-    args: "argparse.Namespace",
-    datastore: "Datastore",
-    namespace: "Namespace",
-    snapshot: "Snapshot",
-) -> "SnapshotReader":
-    """Open the snapshot. A default key that it does not need is left alone, passphrase and all."""
-    from store.datastore.archives import SnapshotReader
-    from store.datastore.chunk_cache import ChunkCache
+class Reading:
+    """The repository and namespace of a command, and the key, which is asked for once at most.
 
-    explicit = args.keyfile is not None or args.keyfd is not None
-    manifest = datastore.read_manifest(namespace, snapshot)
-    key = load_key(args) if explicit or _has_key(manifest) else None
-    cache = ChunkCache(CACHE_BYTES)
-    return SnapshotReader(datastore, namespace, snapshot, key, cache, manifest=manifest)
+    A default key that a snapshot does not need is left alone, passphrase and all.
+    """
 
+    def __init__(self, args: "argparse.Namespace") -> None:
+        from store.datastore.chunk_cache import ChunkCache
 
-@contextmanager
-def opened(args: "argparse.Namespace", name: str) -> "Iterator[SnapshotContents]":
-    """What is in the snapshot `name`, which cannot be removed meanwhile."""
-    datastore, namespace = open_repository(args), get_namespace(args)
-    snapshot = datastore.resolve_snapshot(namespace, name)
-    with opened_snapshot(args, datastore, namespace, snapshot) as contents:
-        yield contents
+        self._args = args
+        self.datastore = open_repository(args)
+        self.namespace = get_namespace(args)
+        self._cache = ChunkCache(CACHE_BYTES)
 
+    def resolve(self, name: str) -> "Snapshot":
+        """The snapshot of a name; `type/id` is the newest."""
+        return self.datastore.resolve_snapshot(self.namespace, name)
 
-@contextmanager
-def opened_snapshot(
-    args: "argparse.Namespace", datastore: "Datastore", namespace: "Namespace", snapshot: "Snapshot"
-) -> "Iterator[SnapshotContents]":
-    """The same of a snapshot that was found already."""
-    from store.cli.disks import disk_opener
-    from store.operations.browse.contents import SnapshotContents
+    def reader(self, snapshot: "Snapshot") -> "SnapshotReader":
+        """Open a snapshot, which the caller has locked."""
+        from store.datastore.archives import SnapshotReader
 
-    with datastore.lock_snapshot_shared(namespace, snapshot), disk_opener() as open_disk:
-        yield SnapshotContents(open_reader(args, datastore, namespace, snapshot), open_disk)
+        explicit = self._args.keyfile is not None or self._args.keyfd is not None
+        manifest = self.datastore.read_manifest(self.namespace, snapshot)
+        key = self._key if explicit or _has_key(manifest) else None
+        return SnapshotReader(
+            self.datastore, self.namespace, snapshot, key, self._cache, manifest=manifest
+        )
+
+    @contextmanager
+    def contents(self, snapshot: "Snapshot") -> "Iterator[SnapshotContents]":
+        """What is in a snapshot, which nobody can remove meanwhile."""
+        from store.cli.disks import disk_opener
+        from store.operations.browse.contents import SnapshotContents
+
+        with (
+            self.datastore.lock_snapshot_shared(self.namespace, snapshot),
+            disk_opener() as open_disk,
+        ):
+            yield SnapshotContents(self.reader(snapshot), open_disk)
+
+    @cached_property
+    def _key(self) -> "CryptConfig | None":
+        return load_key(self._args)
 
 
 def _has_key(manifest: "Manifest") -> bool:

@@ -8,11 +8,9 @@ from store.cli.options import (
     add_output_option,
     add_repository_options,
     add_snapshot_argument,
-    get_namespace,
-    open_repository,
 )
 from store.cli.output import has_stdout, human_rate, human_size, print_json, say
-from store.cli.reading import open_reader
+from store.cli.reading import Reading
 from store.errors import InvalidName
 
 if TYPE_CHECKING:
@@ -22,7 +20,8 @@ if TYPE_CHECKING:
 STDOUT = "-"
 NOTES = """\
 target:
-  of a tree (.pxar)     a directory, new or empty
+  of a tree (.pxar), or of a directory in one or in a disk
+                        a directory, new or empty
   of a disk (.img)      a new file, or a block device
   of anything else      a new file
   -                     standard output, for a disk or file
@@ -46,7 +45,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
     )
     add_snapshot_argument(command)
     add = command.add_argument
-    add("archive", metavar="ARCHIVE", help="for example root.pxar or drive-scsi0.img")
+    add("archive", metavar="ARCHIVE[/PATH]", help="root.pxar, drive-scsi0.img/part1/etc, …")
     add("target", metavar="TARGET", help="where to (below); - is standard output")
     add(
         "--pattern",
@@ -73,16 +72,16 @@ def restore(args: "argparse.Namespace") -> None:
     import time
 
     from store.cli.progress_bar import make_progress, write_line
-    from store.operations.restore import restore_archive
+    from store.operations.restore.place import restore_path
 
     if args.target == STDOUT and not has_stdout():
         raise InvalidName("standard output is closed; name another target")
-    datastore, namespace = open_repository(args), get_namespace(args)
-    snapshot = datastore.resolve_snapshot(namespace, args.snapshot)
+    reading = Reading(args)
+    snapshot = reading.resolve(args.snapshot)
     started = time.monotonic()
-    with datastore.lock_snapshot_shared(namespace, snapshot):
-        result = restore_archive(
-            open_reader(args, datastore, namespace, snapshot),
+    with reading.contents(snapshot) as contents:
+        result = restore_path(
+            contents,
             args.archive,
             args.target,
             patterns=args.pattern,

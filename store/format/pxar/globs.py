@@ -30,7 +30,7 @@ _CLASSES = {
     b"upper": rb"[A-Z]",
     b"xdigit": rb"[0-9A-Fa-f]",
 }
-_SPECIAL = re.compile(rb"[*?\[\\]")
+SPECIAL = re.compile(rb"[*?\[\\]")
 _NAMED_CLASS = re.compile(rb"\[:([a-z]+):\]")
 
 
@@ -38,7 +38,7 @@ def literal_beginning(glob: bytes) -> list[bytes]:
     """The components of an anchored glob before the first with a glob character in it."""
     beginning = []
     for part in glob.strip(b"/").split(b"/"):
-        if _SPECIAL.search(part):
+        if SPECIAL.search(part):
             break
         beginning.append(part)
     return beginning

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from store.datastore.archives import IndexedStream
 from store.errors import InvalidName
 from store.format.buffer import Buffer, ReadAt
-from store.format.pxar.entries import EntryKind
+from store.format.pxar.entries import Entry, EntryKind
 from store.operations.browse.contents import IMAGE, SnapshotContents, spot_of
+from store.trees.base import FileTree
 from store.trees.names import quote
 from store.trees.paths import followed
 
+RAW = ("utf-8", "surrogateescape")
 READ_SIZE = 4 << 20
 READ_AHEAD_FROM = 16 << 20
 """A file of this size is worth threads that read ahead."""
@@ -28,12 +30,17 @@ def read_file(contents: SnapshotContents, path: str) -> Iterator[Buffer]:
         image = contents.reader.open_image(place.archive)
         yield from _stretch(image, 0, image.size)
         return
-    entry = followed(place.tree, spot_of(place).entry)
+    yield from read_entry(place.tree, spot_of(place).entry, path.encode(*RAW))
+
+
+def read_entry(tree: FileTree, entry: Entry, path: bytes) -> Iterator[Buffer]:
+    """Yield a regular file's content. Raises InvalidName (it is none), and what reading raises."""
+    entry = followed(tree, entry)
     if entry.kind is not EntryKind.FILE:
         kind = entry.kind.name.lower().replace("_", " ")
         more = ", list it with `snapshot files`" if entry.kind is EntryKind.DIRECTORY else ""
-        raise InvalidName(f"{quote(path.encode('utf-8', 'surrogateescape'))}: is a {kind}{more}")
-    stream, offset = place.tree.content(entry)
+        raise InvalidName(f"{quote(path)}: is a {kind}{more}")
+    stream, offset = tree.content(entry)
     yield from _stretch(stream, offset, entry.size)
 
 

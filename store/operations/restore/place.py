@@ -1,7 +1,7 @@
 """Restoring a part of a tree, or of a disk: from any directory of any FileTree."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from store.datastore.archives import SnapshotReader
@@ -12,10 +12,10 @@ from store.format.chunker import AVERAGE
 from store.format.pxar.entries import EntryKind
 from store.operations.arenas import share_arenas
 from store.operations.browse.cat import read_file
-from store.operations.browse.contents import SnapshotContents, spot_of
+from store.operations.browse.contents import IMAGE, INSIDE, SnapshotContents, spot_of
 from store.operations.restore.archive import TreeRestore
 from store.operations.restore.problems import Warnings
-from store.operations.restore.run import STDOUT, RestoreResult
+from store.operations.restore.run import STDOUT, RestoreResult, restore_archive
 from store.operations.restore.selection import Everything, Selection, Takes
 from store.operations.restore.target import check_target, tree_target
 from store.operations.restore.writing import new_file, write_all
@@ -75,24 +75,36 @@ def restore_tree(
     return RestoreResult(name, target, writer.entries, writer.bytes, warnings.count)
 
 
-def restore_place(
+def restore_path(
     contents: SnapshotContents,
     path: str,
     target: str,
     *,
-    patterns: "list[str]",
+    patterns: Sequence[str] = (),
     overwrite: bool = False,
     ignore_ownership: bool = False,
+    skip_zeros: bool = False,
     progress: Progress = SILENT,
     on_warning: Callable[[str], None] = lambda _text: None,
 ) -> RestoreResult:
-    """Restore `ARCHIVE/PATH`: a directory into a directory, the content of a file into a file.
+    """Restore an archive or, in one, a directory into a directory or a file's content into a file.
 
-    Raises as `restore_archive`.
+    The arguments, and what it raises: `restore_archive`.
     """
-    place = contents.enter(path)
-    if place.tree is None:
-        raise InvalidName(f"{place}: has nothing below it")
+    if "/" not in path.strip("/") and not path.endswith(f"{IMAGE}{INSIDE}"):
+        return restore_archive(
+            contents.reader,
+            path.strip("/"),
+            target,
+            patterns=patterns,
+            overwrite=overwrite,
+            ignore_ownership=ignore_ownership,
+            skip_zeros=skip_zeros,
+            progress=progress,
+            on_warning=on_warning,
+        )
+    place = contents.locate(path)
+    assert place.tree is not None
     spot = spot_of(place)
     if spot.entry.kind is EntryKind.DIRECTORY:
         return restore_tree(
