@@ -76,7 +76,7 @@ def diff(args: "argparse.Namespace") -> int:
                 for line in _lines(found, verbose=args.verbose):
                     lines.write(line)
     if not args.quiet and args.output_format == "text":
-        write_line(_summary(counts))
+        write_line(_summary(counts, incomplete=bool(problems.exit_code)))
     return problems.exit_code
 
 
@@ -106,8 +106,9 @@ def _record(found: "Difference") -> dict[str, Any]:
     return record
 
 
-def _summary(counts: "Counter[str]") -> str:
+def _summary(counts: "Counter[str]", *, incomplete: bool) -> str:
     parts = [f"{counts[letter]} {word}" for letter, word in WORDS.items() if counts[letter]]
     if counts["?"]:
         parts.append(f"{counts['?']} with other content and the same metadata")
-    return ", ".join(parts) or "no differences"
+    text = ", ".join(parts) or "no differences"
+    return f"{text} in what could be compared" if incomplete else text

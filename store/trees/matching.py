@@ -22,7 +22,7 @@ KINDS = {
     "s": (EntryKind.SOCKET,),
 }
 _UNITS = {"": 1, "c": 1, "b": 512, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE = re.compile(r"([+-]?)(\d{1,18})([cbkmgt]?)(?:i?b)?", re.IGNORECASE)
+_SIZE = re.compile(r"([+-]?)(\d{1,18})([cbkmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 
 Test = Callable[[bytes, Entry], bool]
 Facts = Callable[[Entry], Entry]
@@ -148,6 +148,8 @@ def _has_size(entry: Entry) -> bool:
 
 
 def _raw(globs: Sequence[str]) -> list[bytes]:
+    if "" in globs:
+        raise InvalidName("pattern '': empty")
     return [glob.encode("utf-8", "surrogateescape") for glob in globs]
 
 
