@@ -1,5 +1,6 @@
 """The commands of `catalog shell`, over one tree: an archive, or a disk."""
 
+import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -248,13 +249,13 @@ class Shell:
 
     def _restore(self, arguments: Arguments) -> None:
         usage = self.commands["restore"].usage
-        target = str(arguments.some(1, 1, usage)[0])
+        target = _target(arguments.some(1, 1, usage)[0])
         patterns = arguments.options.get("--pattern", [])
         selection: Takes = Selection(patterns) if patterns else Everything()
         self._restore_into(target, self._here, selection, arguments)
 
     def _restore_selected(self, arguments: Arguments) -> None:
-        target = str(arguments.some(1, 1, self.commands["restore-selected"].usage)[0])
+        target = _target(arguments.some(1, 1, self.commands["restore-selected"].usage)[0])
         if not self.selected:
             raise NotFound("nothing is selected; `select` or `find --select` picks files")
         if b"" in self.selected:
@@ -333,6 +334,11 @@ def stat_lines(tree: FileTree, spot: Spot) -> Iterator[str]:
         yield "   ACL: yes"
     if metadata.fcaps is not None:
         yield "  Caps: yes"
+
+
+def _target(word: Word) -> str:
+    """Where to restore to; `~` is a home directory unless it is quoted."""
+    return str(word) if word.quoted else os.path.expanduser(str(word))  # noqa: PTH111 - bytes
 
 
 def _sorted(command: Command, words: list[Word]) -> Arguments:
