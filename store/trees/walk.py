@@ -7,7 +7,7 @@ what has no path of a sane length is left out, with an error that says so.
 
 from collections.abc import Callable, Iterator
 
-from store.errors import FormatError, IntegrityError, StoreError
+from store.errors import FormatError, IntegrityError, KeyRequired, StoreError
 from store.format.pxar.entries import Entry, EntryKind
 from store.trees.base import FileTree
 
@@ -15,6 +15,9 @@ OPEN_LEVELS = 64
 """Each keeps a piece of its directory, 256 KiB at most; the others are found again."""
 MAX_PATH_LENGTH = 64 << 10
 """Sixteen times what Linux takes in one call."""
+
+PARTIAL = (FormatError, IntegrityError, KeyRequired)
+"""Errors that concern a part of a tree: what is damaged or locked. The rest is worth having."""
 
 OnError = Callable[[bytes, StoreError], None]
 
@@ -33,8 +36,8 @@ class _Level:
 class Walk:
     """One walk over a tree.
 
-    on_error: gets the path of each directory that is damaged, and what is wrong; the rest of it is
-        left out. Without it the first error is raised. BackendError always is.
+    on_error: gets the path of each directory that is damaged or locked, and what is wrong; the rest
+        of it is left out. Without it the first error is raised. Other errors always are.
     enters: which directories to go into (by their path); default all.
     """
 
@@ -68,14 +71,14 @@ class Walk:
                         break
                 else:
                     prefix = self._leave(prefix)
-            except (FormatError, IntegrityError) as error:
+            except PARTIAL as error:
                 self._report(prefix, error)
                 prefix = self._leave(prefix)
 
     def _open(self, directory: Entry, prefix: bytes) -> None:
         try:
             children = self._tree.iterate(directory)
-        except (FormatError, IntegrityError) as error:
+        except PARTIAL as error:
             self._report(prefix, error)
             children = iter(())
         self._numbers.add(directory.offset)

@@ -6,14 +6,14 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from store.datastore.archives import SnapshotReader
-from store.errors import FormatError, IntegrityError, InvalidName, NotFound, StoreError
+from store.errors import InvalidName, NotFound, StoreError
 from store.format.pxar.entries import Entry, EntryKind
 from store.operations.browse.contents import TREE, Place, SnapshotContents, spot_of
 from store.trees.base import FileTree
 from store.trees.catalog import CatalogTree
 from store.trees.matching import Query, Test
 from store.trees.paths import Spot, find_path, followed
-from store.trees.walk import Walk
+from store.trees.walk import PARTIAL, Walk
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _reporting(test: Test, on_error: OnError | None) -> Test:
     def reporting(prefix: bytes, entry: Entry) -> bool:
         try:
             return test(prefix, entry)
-        except (FormatError, IntegrityError) as error:
+        except PARTIAL as error:
             on_error(prefix + entry.name, error)
             return False
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from store.errors import FormatError, IntegrityError, StoreError
+from store.errors import FormatError, StoreError
 from store.format.pxar.accessor import Accessor
 from store.format.pxar.entries import Entry, EntryKind
 from store.operations.browse.ranges import Stretch, same_bytes
 from store.trees.base import FileTree
 from store.trees.paths import followed
-from store.trees.walk import MAX_PATH_LENGTH, Walk
+from store.trees.walk import MAX_PATH_LENGTH, PARTIAL, Walk
 
 DIRECTORY = EntryKind.DIRECTORY
 OnError = Callable[[bytes, StoreError], None]
@@ -72,7 +72,7 @@ class TreeDiff:
             common: list[tuple[Entry, Entry, bytes]] = []
             try:
                 yield from self._directory(left, right, prefix, common)
-            except (FormatError, IntegrityError) as error:
+            except PARTIAL as error:
                 self._on_error(path, error)
             pending += reversed(common)
 
@@ -129,7 +129,7 @@ class TreeDiff:
         try:
             left, right = followed(self._before, before), followed(self._after, after)
             letter = self._letter(left, right)
-        except (FormatError, IntegrityError) as error:
+        except PARTIAL as error:
             self._on_error(path, error)
             return
         if letter is Letter.TYPE and DIRECTORY in (left.kind, right.kind):

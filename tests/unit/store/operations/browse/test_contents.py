@@ -1,6 +1,8 @@
 """Paths into snapshots, and what is read, found and restored there: archives and disks alike."""
 
 import os
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,8 @@ import pytest
 
 from store.datastore.archives import SnapshotReader
 from store.datastore.chunk_cache import ChunkCache
-from store.errors import AlreadyExists, IntegrityError, InvalidName, NotFound
-from store.format.buffer import BytesReadAt
+from store.errors import AlreadyExists, InvalidName, KeyRequired, NotFound
+from store.format.buffer import BytesReadAt, ReadAt
 from store.format.catalog import CatalogWriter
 from store.names import Namespace, Snapshot
 from store.operations.browse.cat import read_file
@@ -36,25 +38,39 @@ GUEST: Nodes = {
 }
 
 
-class FakePart:
-    def __init__(self, name: str, tree: FileTree | None, state: str = "clean") -> None:
-        self.name, self.state, self._tree = name, state, tree
-        self.raw = BytesReadAt(b"raw bytes of " + name.encode())
-        self.links = ["root"] if name == "part1" else []
-        self.has_tree = True
+class State(Enum):
+    CLEAN = "clean"
+    UNCLEAN = "unclean"
+    LOCKED = "locked"
+    UNREADABLE = "unreadable"
 
-    def open_tree(self) -> FileTree:
-        if self._tree is None:
-            raise IntegrityError(f"{self.name}: needs a key")
-        return self._tree
+
+@dataclass(frozen=True)
+class FakePart:
+    name: str
+    state: State
+    links: tuple[str, ...] = ()
+    nodes: Nodes = field(default_factory=dict)
 
 
 class FakeDisk:
-    parts = (
-        FakePart("part1", GuestTree(GUEST)),
-        FakePart("part2", GuestTree({b"old": File()}), "unclean"),
-        FakePart("part3", None),
-    )
+    """The shape of store/disks/disk.py's."""
+
+    def parts(self) -> list[FakePart]:
+        return [
+            FakePart("part1", State.CLEAN, ("root",), GUEST),
+            FakePart("part2", State.UNCLEAN, (), {b"old": File()}),
+            FakePart("part3", State.LOCKED),
+            FakePart("part4", State.UNREADABLE, ("swap",)),
+        ]
+
+    def raw(self, part: FakePart) -> ReadAt:
+        return BytesReadAt(b"raw bytes of " + part.name.encode())
+
+    def tree(self, part: FakePart) -> FileTree:
+        if part.state is State.LOCKED:
+            raise KeyRequired(f"{part.name}: needs a key")
+        return GuestTree(part.nodes)
 
 
 def catalog() -> bytes:
@@ -117,6 +133,7 @@ def content(contents: SnapshotContents, path: str) -> bytes:
         ("disk.img/root/etc/os", b"shared"),
         ("disk.img/part2.unclean/old", b""),
         ("disk.img/part3.raw", b"raw bytes of part3"),
+        ("disk.img/swap", b"raw bytes of part4"),
     ],
 )
 def test_cat(contents: SnapshotContents, path: str, found: bytes) -> None:
@@ -133,7 +150,8 @@ def test_cat(contents: SnapshotContents, path: str, found: bytes) -> None:
         ("no.pxar", NotFound, "there are root.pxar, v1.pxar"),
         ("vm.conf/x", NotFound, "is a file, with nothing below"),
         ("disk.img/part2", NotFound, "no part2"),
-        ("disk.img/part3/x", IntegrityError, "needs a key"),
+        ("disk.img/part3/x", KeyRequired, "needs a key"),
+        ("disk.img/part4/x", NotFound, "no part4"),
     ],
 )
 def test_what_cannot_be_read(
