@@ -50,7 +50,7 @@ class JoinedTree:
         self._mtime_s = mtime_s
         self._trees: dict[int, FileTree] = {}
         self._lock = Lock()
-        self._root = Entry(b"", EntryKind.DIRECTORY, 0, 0, self._stat(0o40555))
+        self._root = Entry(b"", EntryKind.DIRECTORY, 0, 0, self._stat(0o40755))
         self._tops = {m.name: self._top(n, m) for n, m in enumerate(self._members)}
 
     def root(self) -> Entry:
@@ -120,9 +120,9 @@ class JoinedTree:
 
     def _top(self, number: int, member: Member) -> MemberEntry:
         """The entry in the joined root; a tree's facts stay unread until it is entered."""
-        kind, mode, size = EntryKind.DIRECTORY, 0o40555, 0
+        kind, mode, size = EntryKind.DIRECTORY, 0o40755, 0
         if member.stream is not None:
-            kind, mode, size = EntryKind.FILE, 0o100444, member.stream.size
+            kind, mode, size = EntryKind.FILE, 0o100600, member.stream.size
         elif member.open_tree is None:
             kind, mode = EntryKind.SYMLINK, 0o120777
         plain = Entry(member.name, kind, 0, 0, self._stat(mode), size=size, target=member.target)
