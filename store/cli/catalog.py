@@ -1,5 +1,6 @@
 """`vaultway catalog`: the interactive restore shell, and a list of all that snapshots hold."""
 
+import io
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,8 @@ def shell(args: "argparse.Namespace") -> int:
         if sys.stdin.isatty() and sys.stdout.isatty():
             terminal(session)
             return 0
+        if isinstance(sys.stdin, io.TextIOWrapper):  # names are bytes
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         return batch(session, sys.stdin)
 
 

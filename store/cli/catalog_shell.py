@@ -11,6 +11,7 @@ from typing import NamedTuple
 from store.cli.entries import Lines, Problems, long_line, mark, utc_time
 from store.cli.output import human_size, say_bytes
 from store.cli.progress_bar import make_progress, write_line
+from store.cli.shell_terminal import EXIT_INTERRUPTED
 from store.cli.shell_words import Word, split_words
 from store.datastore.archives import SnapshotReader
 from store.errors import Cancelled, InvalidName, NotFound, StoreError
@@ -26,7 +27,6 @@ from store.trees.names import quote
 from store.trees.paths import Spot, find_path, followed, root_of
 
 DIRECTORY = EntryKind.DIRECTORY
-EXIT_INTERRUPTED = 130
 
 
 class Command(NamedTuple):

@@ -4,18 +4,20 @@ import json
 import stat
 import sys
 from base64 import b64encode
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from store.cli.output import checked_stdout
-from store.errors import FormatError, IntegrityError, StoreError
+from store.errors import StoreError
 from store.format.pxar.entries import Entry, EntryKind
 from store.trees.matching import size_of
 from store.trees.names import quote
 from store.trees.paths import followed
+from store.trees.walk import PARTIAL
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     from store.trees.base import FileTree
@@ -82,6 +84,14 @@ class Problems:
         self.exit_code = self.exit_code or error.exit_code
         write_line(f"warning: {quote(path)}: {error}")
 
+    @contextmanager
+    def noted(self, path: bytes) -> "Iterator[None]":
+        """Leave out what is damaged in there."""
+        try:
+            yield
+        except PARTIAL as error:
+            self(path, error)
+
 
 def entry_record(path: bytes, entry: Entry, tree: "FileTree") -> dict[str, Any]:
     """One entry for JSON.
@@ -116,7 +126,7 @@ def long_line(path: bytes, entry: Entry, tree: "FileTree") -> str:
     try:
         facts = followed(tree, entry)
         metadata = facts.metadata
-    except (FormatError, IntegrityError):
+    except PARTIAL:
         return f"?????????? {'?':>5} {'?':>5} {'?':>12} {'?':>20} {quote(path)}"
     size = ",".join(map(str, entry.device)) if entry.kind in _DEVICES else str(size_of(facts))
     arrow = f" -> {quote(entry.target)}" if entry.kind is EntryKind.SYMLINK else ""

@@ -12,16 +12,20 @@ if TYPE_CHECKING:
 
     from store.cli.catalog_shell import Shell
 
+EXIT_INTERRUPTED = 130
 MOST_CANDIDATES = 5000
 
 
 def batch(shell: "Shell", lines: "Iterable[str]") -> int:
-    """Run all lines; returns the exit code of the first that failed, 0 if none did."""
+    """Run all lines; returns the exit code of the first that failed, 0 if none did.
+
+    Ctrl-C ends all of it.
+    """
     code = 0
     for line in lines:
         found = shell.run(line)
         code = code or found
-        if shell.ended:
+        if shell.ended or found == EXIT_INTERRUPTED:
             break
     return code
 

@@ -87,7 +87,8 @@ def _list_archive(args: "argparse.Namespace") -> int:
             raise InvalidName(f"{place}: is a file, not a tree; `snapshot cat` prints it")
         for path, entry in _below(place, place.tree, problems, recursive=args.recursive):
             if args.output_format != "text":
-                lines.write_json(entry_record(path, entry, place.tree))
+                with problems.noted(path):
+                    lines.write_json(entry_record(path, entry, place.tree))
             elif args.long:
                 lines.write(long_line(mark(path, entry), entry, place.tree))
             else:

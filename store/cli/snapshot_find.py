@@ -37,7 +37,8 @@ sizes (of files and symbolic links) and times:
   --newer 2d            modified in the last two days (s, m, h, d, w), or
   --newer 2026-01-02T03:04:05Z, --older the same
 
-What is damaged is left out with a warning, and makes the exit code its own.
+What is damaged or locked is left out with a warning, and makes the exit code its own.
+As JSON that is one object a line.
 """
 
 
@@ -55,9 +56,12 @@ def add_command_to(noun: Any) -> None:  # noqa: ANN401 - argparse has no public 
     add("snapshot", metavar="SNAPSHOT", help="type/id/time; type/id is the newest")
     add("where", metavar="ARCHIVE[/PATH]", nargs="?", help="where to look (default: everywhere)")
     add("--all-snapshots", action="store_true", help="in every snapshot of the group SNAPSHOT")
-    for name, what in (("name", "the name"), ("iname", "the name, whatever the case")):
-        add(f"--{name}", metavar="GLOB", action="append", default=[], help=f"{what} matches")
-    add("--path", metavar="GLOB", action="append", default=[], help="the path matches (below)")
+    for name, what in (
+        ("name", "the name matches"),
+        ("iname", "the same, whatever the case"),
+        ("path", "the path in the archive matches (below)"),
+    ):
+        add(f"--{name}", metavar="GLOB", action="append", default=[], help=what)
     add("--type", metavar="KINDS", type=parse_kinds, default=(), help="f,d,l,b,c,p or s; several")
     add("--size", metavar="SIZE", action="append", default=[], help="+1M, -10k, 512 (below)")
     add("--newer", metavar="TIME", type=parse_when, help="modified then or later (below)")
@@ -176,10 +180,8 @@ def _print(args: argparse.Namespace, found: "Found", lines: "Lines", problems: "
     if args.print0:
         lines.write(found.path.decode("utf-8", "surrogateescape"), end="\0")
     elif args.output_format != "text":
-        try:
+        with problems.noted(found.path):
             lines.write_json(entry_record(found.path, found.entry, found.tree))
-        except StoreError as error:
-            problems(found.path, error)
     elif args.long:
         lines.write(long_line(found.path, found.entry, found.tree))
     else:

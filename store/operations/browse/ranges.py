@@ -21,8 +21,11 @@ class Stretch(NamedTuple):
     size: int
 
 
-def same_bytes(a: Stretch, b: Stretch) -> bool:
-    """Compare two stretches. Raises what reading raises."""
+def same_bytes(a: Stretch, b: Stretch, *, read: bool = True) -> bool:
+    """Compare two stretches. Raises what reading raises.
+
+    read: without it only what the indexes tell counts; anything else is another.
+    """
     if a.size != b.size:
         return False
     if a.stream is b.stream and a.offset == b.offset:
@@ -33,6 +36,8 @@ def same_bytes(a: Stretch, b: Stretch) -> bool:
         if equal:
             position += equal
             continue
+        if not read:
+            return False
         size = min(piece, a.size - position)
         if a.stream.read(a.offset + position, size) != b.stream.read(b.offset + position, size):
             return False
