@@ -4,6 +4,7 @@ import io
 import sys
 from typing import TYPE_CHECKING, Any
 
+from store.cli.disks import add_disk_options
 from store.cli.options import (
     add_command,
     add_key_options,
@@ -46,6 +47,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
     )
     add_repository_options(command)
     add_key_options(command)
+    add_disk_options(command)
     command = add_command(
         noun,
         "dump",

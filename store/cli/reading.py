@@ -56,7 +56,7 @@ class Reading:
 
         with (
             self.datastore.lock_snapshot_shared(self.namespace, snapshot),
-            disk_opener() as open_disk,
+            disk_opener(self._args) as open_disk,
         ):
             yield SnapshotContents(self.reader(snapshot), open_disk)
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from store.cli.disks import add_disk_options
 from store.cli.options import (
     add_command,
     add_key_options,
@@ -64,6 +65,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
     add("--quiet", action="store_true", help="no progress, no summary")
     add_repository_options(command)
     add_key_options(command)
+    add_disk_options(command)
     add_output_option(command)
 
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from store.cli.disks import add_disk_options
 from store.cli.options import (
     add_command,
     add_key_options,
@@ -32,6 +33,7 @@ def add_command_to(noun: Any) -> None:  # noqa: ANN401 - argparse has no public 
     )
     add_repository_options(command)
     add_key_options(command)
+    add_disk_options(command)
 
 
 def cat(args: "argparse.Namespace") -> None:

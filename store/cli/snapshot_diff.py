@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from store.cli.disks import add_disk_options
 from store.cli.options import (
     add_command,
     add_key_options,
@@ -48,6 +49,7 @@ def add_command_to(noun: Any) -> None:  # noqa: ANN401 - argparse has no public 
     add("--quiet", action="store_true", help="no summary")
     add_repository_options(command)
     add_key_options(command)
+    add_disk_options(command)
     add_output_option(command)
 
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from store.cli.disks import add_disk_options
 from store.cli.options import (
     add_command,
     add_key_options,
@@ -49,6 +50,7 @@ def add_command_to(noun: Any) -> None:  # noqa: ANN401 - argparse has no public 
     add("-l", "--long", action="store_true", help="with mode, owner, size and time")
     add_repository_options(command)
     add_key_options(command)
+    add_disk_options(command)
     add_output_option(command)
 
 

@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from store.cli.disks import add_disk_options
 from store.cli.options import (
     add_command,
     add_key_options,
@@ -70,6 +71,7 @@ def add_command_to(noun: Any) -> None:  # noqa: ANN401 - argparse has no public 
     add("-0", "--print0", action="store_true", help="paths as they are, with a NUL after each")
     add_repository_options(command)
     add_key_options(command)
+    add_disk_options(command)
     add_output_option(command)
 
 

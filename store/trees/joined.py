@@ -18,7 +18,8 @@ _FACTS = tuple(name for name in Entry.__slots__ if name not in ("offset", "targe
 class Member:
     """One name in the joined root: exactly one of a tree, a stream or a link's target.
 
-    open_tree: called when the directory is first entered, by one thread.
+    open_tree: called when the directory is first entered, by one thread. Until then nobody knows
+        its mode, owner and time.
     """
 
     name: bytes
@@ -109,7 +110,13 @@ class JoinedTree:
         with self._lock:
             if number not in self._trees:
                 self._trees[number] = opener()
+                self._describe(number, self._trees[number].root())
             return self._trees[number]
+
+    def _describe(self, number: int, root: Entry) -> None:
+        """Give a member's directory the facts of its root, now that they are known."""
+        top = self._tops[self._members[number].name]
+        top.raw_metadata, top._metadata = root.raw_metadata, None
 
     def _inner(self, entry: Entry) -> tuple[FileTree, Entry]:
         """The member's tree, and what it calls an entry of ours."""

@@ -1,67 +1,57 @@
-"""A disk image as a tree: a directory for each partition, `partN.raw`, and links for other names.
+"""A disk image as a tree: what `drive-scsi0.img.d/` is in the mount.
 
-`part1.unclean` in the place of `part1` says that its journal could not be replayed: what was
-written last is missing in it.
+    part1/  part5.unclean/    the files of a partition or logical volume
+    part1.raw                 its bytes
+    boot -> part1             other names: labels, VG-LV
+
+`.unclean` says that a journal could not be replayed: what was written last is missing there.
 """
 
-from collections.abc import Iterator, Sequence
-from enum import Enum
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 from store.format.buffer import ReadAt
 from store.trees.base import FileTree
 from store.trees.joined import JoinedTree, Member
 
-UNCLEAN, UNREADABLE = "unclean", "unreadable"
-
 
 class Part(Protocol):
-    """A partition or logical volume, as store/disks/base.py describes it."""
+    """A partition or logical volume, as store/disks/disk.py has it."""
 
     @property
     def name(self) -> str:
         """`part1`."""
 
     @property
-    def links(self) -> Sequence[str]:
-        """Other names."""
+    def directory(self) -> str:
+        """The name that its files go by."""
 
     @property
-    def state(self) -> Enum:
-        """Whether its files can be shown; values: clean, unclean, locked, unreadable."""
+    def links(self) -> Sequence[str]:
+        """Its other names."""
+
+    @property
+    def raw(self) -> ReadAt:
+        """Its bytes."""
+
+    @property
+    def has_tree(self) -> bool:
+        """Whether there is something to open, be it with a key."""
+
+    def open_tree(self) -> FileTree:
+        """Its files. Raises KeyRequired (locked), FormatError, IntegrityError."""
 
 
-class Disk(Protocol):
-    """A disk as store/disks/disk.py opens it."""
-
-    def parts(self) -> Sequence[Any]:
-        """Its Parts."""
-
-    def raw(self, part: Any) -> ReadAt:  # noqa: ANN401 - its own kind of Part
-        """A part's bytes."""
-
-    def tree(self, part: Any) -> FileTree:  # noqa: ANN401
-        """A part's files. Raises KeyRequired (locked), FormatError, IntegrityError."""
+def disk_tree(parts: Iterable[Part], mtime_s: int = 0) -> JoinedTree:
+    """The tree over the parts of a disk. Each is opened when somebody enters it."""
+    return JoinedTree((member for part in parts for member in _members(part)), mtime_s)
 
 
-def disk_tree(disk: Disk, mtime_s: int = 0) -> JoinedTree:
-    """The tree over all parts. A part is opened when somebody enters it."""
-    return JoinedTree(_members(disk), mtime_s)
-
-
-def _members(disk: Disk) -> Iterator[Member]:
-    for part in disk.parts():
-        yield from _members_of(disk, part)
-
-
-def _members_of(disk: Disk, part: Part) -> Iterator[Member]:
-    """A part without files has its bytes only; a locked one says so when it is entered."""
-    raw = disk.raw(part)
-    name = f"{part.name}.{UNCLEAN}" if part.state.value == UNCLEAN else part.name
-    if part.state.value != UNREADABLE:
-        yield Member(name.encode(), open_tree=partial(disk.tree, part))
-    yield Member(f"{part.name}.raw".encode(), stream=raw)
-    target = name if part.state.value != UNREADABLE else f"{part.name}.raw"
+def _members(part: Part) -> Iterator[Member]:
+    yield Member(f"{part.name}.raw".encode(), stream=part.raw)
+    if not part.has_tree:
+        return
+    directory = part.directory.encode()
+    yield Member(directory, open_tree=part.open_tree)
     for link in part.links:
-        yield Member(link.encode("utf-8", "surrogateescape"), target=target.encode())
+        yield Member(link.encode("utf-8", "surrogateescape"), target=directory)

@@ -1,8 +1,7 @@
 """Paths into snapshots, and what is read, found and restored there: archives and disks alike."""
 
 import os
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,39 +37,32 @@ GUEST: Nodes = {
 }
 
 
-class State(Enum):
-    CLEAN = "clean"
-    UNCLEAN = "unclean"
-    LOCKED = "locked"
-    UNREADABLE = "unreadable"
-
-
 @dataclass(frozen=True)
 class FakePart:
+    """The shape of a part in store/disks/disk.py."""
+
     name: str
-    state: State
+    nodes: Nodes | None = None
     links: tuple[str, ...] = ()
-    nodes: Nodes = field(default_factory=dict)
+    directory: str = ""
+    has_tree: bool = True
+
+    @property
+    def raw(self) -> ReadAt:
+        return BytesReadAt(b"raw bytes of " + self.name.encode())
+
+    def open_tree(self) -> FileTree:
+        if self.nodes is None:
+            raise KeyRequired(f"{self.name}: needs a key")
+        return GuestTree(self.nodes)
 
 
-class FakeDisk:
-    """The shape of store/disks/disk.py's."""
-
-    def parts(self) -> list[FakePart]:
-        return [
-            FakePart("part1", State.CLEAN, ("root",), GUEST),
-            FakePart("part2", State.UNCLEAN, (), {b"old": File()}),
-            FakePart("part3", State.LOCKED),
-            FakePart("part4", State.UNREADABLE, ("swap",)),
-        ]
-
-    def raw(self, part: FakePart) -> ReadAt:
-        return BytesReadAt(b"raw bytes of " + part.name.encode())
-
-    def tree(self, part: FakePart) -> FileTree:
-        if part.state is State.LOCKED:
-            raise KeyRequired(f"{part.name}: needs a key")
-        return GuestTree(part.nodes)
+PARTS = (
+    FakePart("part1", GUEST, ("root",), "part1"),
+    FakePart("part2", {b"old": File()}, (), "part2.unclean"),
+    FakePart("part3", None, (), "part3"),
+    FakePart("part4", None, (), "part4", has_tree=False),
+)
 
 
 def catalog() -> bytes:
@@ -108,7 +100,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> SnapshotReader:
 
 @pytest.fixture
 def contents(reader: SnapshotReader) -> SnapshotContents:
-    return SnapshotContents(reader, lambda _reader, _name: disk_tree(FakeDisk()))
+    return SnapshotContents(reader, lambda _reader, _name: disk_tree(PARTS))
 
 
 def content(contents: SnapshotContents, path: str) -> bytes:
@@ -133,7 +125,7 @@ def content(contents: SnapshotContents, path: str) -> bytes:
         ("disk.img/root/etc/os", b"shared"),
         ("disk.img/part2.unclean/old", b""),
         ("disk.img/part3.raw", b"raw bytes of part3"),
-        ("disk.img/swap", b"raw bytes of part4"),
+        ("disk.img/part4.raw", b"raw bytes of part4"),
     ],
 )
 def test_cat(contents: SnapshotContents, path: str, found: bytes) -> None:
@@ -270,6 +262,7 @@ def test_restore_from_a_disk(contents: SnapshotContents, tmp_path: Path) -> None
     assert (target / "usr/one").read_bytes() == b"shared"
     assert (target / "usr/one").stat().st_mode & 0o7777 == 0o640
     assert (target / "usr").stat().st_mode & 0o7777 == 0o750
+    assert target.stat().st_mode & 0o7777 == 0o750, "as the root of the guest's file system"
     assert (target / "sparse").read_bytes() == GUEST[b"sparse"].content
     assert (target / "sparse").stat().st_blocks * 512 < 200_000
 
