@@ -109,7 +109,8 @@ def restore(args: "argparse.Namespace") -> None:
         print_json(record, args.output_format)
         return
     size, rate = human_size(result.bytes), human_rate(result.bytes, seconds)
-    entries = f"{result.entries} entries, " if result.archive.endswith(".pxar") else ""
+    is_tree = result.archive.endswith(".pxar") or result.entries > 1
+    entries = f"{result.entries} entries, " if is_tree else ""
     warnings = f", {result.warnings} warnings" if result.warnings else ""
     text = f"{result.archive} of {snapshot}: {entries}{size} in {seconds:.1f} s, {rate}{warnings}"
     (write_line if args.target == STDOUT else say)(text)

@@ -13,6 +13,7 @@ from store.format.pxar.accessor import Accessor
 from store.format.pxar.entries import Entry, EntryKind
 from store.operations.browse.ranges import Stretch, same_bytes
 from store.trees.base import FileTree
+from store.trees.joined import MemberEntry
 from store.trees.paths import followed
 from store.trees.walk import MAX_PATH_LENGTH, PARTIAL, Walk
 
@@ -148,8 +149,16 @@ class TreeDiff:
         yield from changes
 
     def _letter(self, before: Entry, after: Entry) -> Letter | None:
+        """What became of one entry; None: nothing.
+
+        The names of a disk's partitions have no times of their own, and what `partN.raw` contains
+        shows in its files, or in the image.
+        """
         if before.kind is not after.kind:
             return Letter.TYPE
+        if isinstance(before, MemberEntry) and before.top:
+            same = (before.size, before.target) == (after.size, after.target)
+            return None if same else Letter.MODIFIED
         same_metadata = before.raw_metadata == after.raw_metadata
         if before.kind is EntryKind.FILE and self._content:
             if not self._have_same_content(before, after):

@@ -10,6 +10,7 @@ from store.datastore.archives import SnapshotReader
 from store.datastore.chunk_cache import ChunkCache
 from store.datastore.datastore import Datastore
 from store.errors import InvalidName, NotFound, StoreError
+from store.format.buffer import BytesReadAt
 from store.format.crypt import CryptConfig
 from store.format.pxar.accessor import Accessor
 from store.format.pxar.entries import Entry
@@ -18,6 +19,7 @@ from store.operations.browse.contents import SnapshotContents
 from store.operations.browse.diff import ArchiveChange, diff_snapshots
 from store.operations.browse.ranges import Stretch, same_bytes
 from store.operations.browse.tree_diff import Change
+from store.trees.joined import JoinedTree, Member
 from tests.fakes.archives import IMAGE_CHUNK, Builder, snapshot
 from tests.fakes.datastores import local_datastore
 from tests.fakes.trees import File, GuestTree, Hard, Link, Nodes, archive_bytes
@@ -232,6 +234,27 @@ def test_inside_disks(made: Made) -> None:
         "M disk.img/d/x",
     ]
     assert lines(contents[0], contents[1], "disk.img/d") == ["M disk.img/d/x"]
+
+
+def test_partitions_differ_by_their_files(made: Made) -> None:
+    """Not by the time of the snapshot, nor by all their bytes."""
+    guests = [GuestTree({b"x": File(b"1")}), GuestTree({b"x": File(b"2")})]
+    raws = [BytesReadAt(b"aa"), BytesReadAt(b"ab")]
+
+    def opened(day: int) -> JoinedTree:
+        part = Member(b"part1", open_tree=lambda: guests[day])
+        more = [Member(b"part2", open_tree=lambda: guests[day])] if day else []
+        return JoinedTree([Member(b"part1.raw", stream=raws[day]), part, *more], mtime_s=day)
+
+    before, after = (
+        made(day, image(b"disk"), open_disk=lambda _reader, _name, day=day: opened(day - 1))
+        for day in (1, 2)
+    )
+    assert lines(before, after, "disk.img.d", content=True) == [
+        "+ disk.img/part2",
+        "+ disk.img/part2/x",
+        "? disk.img/part1/x",
+    ]
 
 
 def test_a_damaged_directory_is_left_out(made: Made) -> None:
