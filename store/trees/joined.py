@@ -40,6 +40,17 @@ class MemberEntry(Entry):
     top: bool
 
 
+class JoinedRoot(Entry):
+    """The directory of all members."""
+
+    __slots__ = ()
+
+
+def is_made_up(entry: Entry) -> bool:
+    """Whether an entry is not in any member: the joined root, and the members' names in it."""
+    return isinstance(entry, JoinedRoot) or (isinstance(entry, MemberEntry) and entry.top)
+
+
 class JoinedTree:
     """A FileTree of members. Opening one that cannot be opened raises, and disturbs no other.
 
@@ -51,7 +62,7 @@ class JoinedTree:
         self._mtime_s = mtime_s
         self._trees: dict[int, FileTree] = {}
         self._lock = Lock()
-        self._root = Entry(b"", EntryKind.DIRECTORY, 0, 0, self._stat(0o40755))
+        self._root = JoinedRoot(b"", EntryKind.DIRECTORY, 0, 0, self._stat(0o40755))
         self._tops = {m.name: self._top(n, m) for n, m in enumerate(self._members)}
 
     def root(self) -> Entry:

@@ -13,7 +13,7 @@ from store.format.pxar.accessor import Accessor
 from store.format.pxar.entries import Entry, EntryKind
 from store.operations.browse.ranges import Stretch, same_bytes
 from store.trees.base import FileTree
-from store.trees.joined import MemberEntry
+from store.trees.joined import is_made_up
 from store.trees.paths import followed
 from store.trees.walk import MAX_PATH_LENGTH, PARTIAL, Walk
 
@@ -156,7 +156,7 @@ class TreeDiff:
         """
         if before.kind is not after.kind:
             return Letter.TYPE
-        if isinstance(before, MemberEntry) and before.top:
+        if is_made_up(before):
             same = (before.size, before.target) == (after.size, after.target)
             return None if same else Letter.MODIFIED
         same_metadata = before.raw_metadata == after.raw_metadata
