@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,6 +170,20 @@ def test_a_damaged_chunk_costs_what_it_has(store: Path, tmp_path: Path) -> None:
     done = run("snapshot", "find", *where, expect=15)
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("warning: root.pxar: ")
+
+
+def test_a_slow_reader_gets_every_byte(store: Path, tree: Path) -> None:
+    """Our timer's signal comes while the pipe is full; without a buffer Python lost the rest."""
+    slow = "import sys, time; [time.sleep(0.7) or sys.stdin.buffer.read(3 << 20) for _ in range(3)]"
+    slow += "; sys.stdout.buffer.write(sys.stdin.buffer.read())"
+    expected = (tree / "large.bin").read_bytes()[9 << 20 :]
+    for mode in MODES:
+        command = f"{PROGRAM} snapshot cat host/{mode} root.pxar/large.bin --repository {store}"
+        done = subprocess.run(
+            ["bash", "-c", f"{command} | {sys.executable} -c '{slow}'"],
+            env=environment({"PYTHONUNBUFFERED": "1"}), capture_output=True, check=True,
+        )  # fmt: skip
+        assert done.stdout == expected
 
 
 def test_nobody_reads_any_more(store: Path) -> None:

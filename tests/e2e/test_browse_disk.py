@@ -33,7 +33,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(module_store: Path, source: Path) -> Path:
     """With vm/1, whose disk has one partition, labelled `rootfs`."""
     part, disk = source.parent / "part", source.parent / "disk.raw"
-    subprocess.run(["mkfs.ext4", "-q", "-L", "rootfs", "-d", source, part, "32M"], check=True)
+    options = ["-q", "-L", "rootfs", "-d", str(source), str(part), "32M"]
+    subprocess.run(["mkfs.ext4", *options], check=True)
     content = part.read_bytes()
     entry = struct.pack("<B3sB3sII", 0, b"", 0x83, b"", FIRST, len(content) // SECTOR)
     table = bytes(446) + entry + bytes(48) + b"\x55\xaa"
