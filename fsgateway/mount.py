@@ -21,6 +21,7 @@ from fsgateway.readahead import Loader
 from fsgateway.reading import Reader
 from fsgateway.tree import NamespaceNode
 from fsgateway.view import View
+from fsgateway.views import show_views
 from store.datastore.chunk_cache import reads_at_once
 from store.datastore.datastore import Datastore
 from store.errors import BackendError
@@ -86,6 +87,7 @@ def _operations(
 ) -> VaultwayOperations:
     options = request.options
     view = View(datastore, request.key, datastore.memory_bytes)
+    show_views(view, versions=options.versions, shadow_copy=options.shadow_copy)
     presentation = Presentation(os.geteuid(), os.getegid(), options.uid, options.gid, options.umask)
     return VaultwayOperations(
         view,

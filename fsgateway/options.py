@@ -44,7 +44,8 @@ class MountOptions:
     """How the mount looks and what it may use.
 
     uid, gid: show every file as theirs. umask: bits taken off every mode. log: as the option of
-    `vaultway mount`. repository: options of the repository. flags: passed on to libfuse.
+    `vaultway mount`. versions, shadow_copy: what groups show beside their snapshots. repository:
+    options of the repository. flags: passed on to libfuse.
     """
 
     allow_other: bool = False
@@ -53,6 +54,8 @@ class MountOptions:
     gid: int | None = None
     umask: int = 0
     log: str | None = None
+    versions: bool = False
+    shadow_copy: bool = False
     repository: Mapping[str, Given] = field(default_factory=dict)
     flags: frozenset[str] = field(default_factory=frozenset)
 
@@ -123,6 +126,10 @@ def _flag(options: MountOptions, name: str) -> MountOptions:
             return replace(options, allow_other=True)
         case "default_permissions":
             return replace(options, default_permissions=True)
+        case "versions":
+            return replace(options, versions=True)
+        case "shadow-copy":
+            return replace(options, shadow_copy=True)
         case "rw":
             raise InvalidName("mount option rw: this version mounts read-only; use ro")
         case _:

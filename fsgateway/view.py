@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from threading import Lock
-from typing import Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from fsgateway.attributes import CHANGING_S
 from fsgateway.hardlinks import LinkBudget, Links, links_in_catalog, links_in_stream
@@ -23,6 +23,9 @@ from store.format.pxar.entries import Entry
 from store.format.pxar.items import HEADER_SIZE
 from store.names import BackupGroup, Namespace, Snapshot
 from store.trees.base import FileTree
+
+if TYPE_CHECKING:
+    from fsgateway.tree import Node
 
 OPEN_SNAPSHOTS = 32
 REMEMBERED = 4096
@@ -76,12 +79,16 @@ class Recent(Generic[K, T]):
             return found
         made = self._clock()
         value = make()
+        self.keep(key, value, made)
+        return value
+
+    def keep(self, key: K, value: T, made: float | None = None) -> None:
+        """Put a value in, `made` now if nothing else is said."""
         with self._lock:
-            self._values[key] = made, value
+            self._values[key] = self._clock() if made is None else made, value
             self._values.move_to_end(key)
             while len(self._values) > self._limit:
                 self._values.popitem(last=False)
-        return value
 
 
 class Content(NamedTuple):
@@ -186,6 +193,13 @@ class OpenSnapshot:
         except KeyRequired as error:
             raise self._explained(error) from error
 
+    def names(self, name: str) -> Accessor:
+        """A pxar archive without the content of its files, not kept here. Raises as `tree`."""
+        try:
+            return self.reader.open_names(name)
+        except KeyRequired as error:
+            raise self._explained(error) from error
+
     def image(self, name: str) -> Image:
         """A disk image. Raises as `tree`."""
         try:
@@ -232,6 +246,8 @@ class View:
         self.link_budget = LinkBudget()
         self.namespace = namespace or Namespace()
         self.started_ns = time.time_ns()
+        # What a group has beside its snapshots: each makes its node, given where the group is.
+        self.group_views: list[Callable[[tuple[str, ...], Namespace, BackupGroup], Node]] = []
         self._open: Recent[SnapshotId, OpenSnapshot] = Recent(OPEN_SNAPSHOTS)
         self._namespaces: Recent[Namespace, list[Namespace]] = Recent(REMEMBERED)
         self._groups: Recent[Namespace, list[BackupGroup]] = Recent(REMEMBERED)
