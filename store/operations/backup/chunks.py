@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
+from store.backends.turns import turn_for
 from store.datastore.chunk_store import ChunkStore
 from store.datastore.memory import Memory
 from store.datastore.snapshots import DynamicIndexFile, SnapshotWriter
@@ -23,6 +24,15 @@ from store.format.buffer import Buffer
 from store.format.chunker import AVERAGE
 from store.format.crypt import CryptConfig, chunk_digest
 from store.names import Digest
+
+
+class EncodedChunk(NamedTuple):
+    """A chunk on its way: `parts` is None when the datastore has it, `bad` what it replaces."""
+
+    digest: Digest
+    plain_size: int
+    parts: tuple[bytes, Buffer] | None
+    bad: bytes | None
 
 
 class ChunkWriter:
@@ -46,20 +56,35 @@ class ChunkWriter:
 
         Known chunks cost a hash and a touch.
         """
-        digest = chunk_digest(plain, self.key)
+        chunk = self.encode(plain)
+        self.send(chunk)
+        return chunk.digest
+
+    def encode(self, plain: Buffer) -> "EncodedChunk":
+        """The first half of `store`, after which `plain` may change."""
+        with turn_for(self._store.backend):
+            digest = chunk_digest(plain, self.key)
         bad = self._look_again(digest, plain) if digest in self._damaged else None
         if self.touch(digest, sure=False):
-            return digest
+            return EncodedChunk(digest, len(plain), None, None)
         iv = os.urandom(16) if self.key else None
-        header, body = encode_blob_parts(plain, self.key, iv=iv)
-        new = True
-        if bad is not None:
-            self._writer.replace_chunk(digest, header, body, len(plain), bad)
+        with turn_for(self._store.backend):
+            header, body = encode_blob_parts(plain, self.key, iv=iv)
+        return EncodedChunk(
+            digest, len(plain), (header, bytes(body) if body is plain else body), bad
+        )
+
+    def send(self, chunk: "EncodedChunk") -> None:
+        """The second half."""
+        if chunk.parts is None:
+            return
+        (header, body), new = chunk.parts, True
+        if chunk.bad is not None:
+            self._writer.replace_chunk(chunk.digest, header, body, chunk.plain_size, chunk.bad)
         else:
-            new = self._writer.insert_chunk(digest, header, body, len(plain))
+            new = self._writer.insert_chunk(chunk.digest, header, body, chunk.plain_size)
         self._count(len(header) + len(body) if new else 0)
-        self._trust(digest)
-        return digest
+        self._trust(chunk.digest)
 
     def workers(self, name: str) -> Workers:
         """Threads to store chunks with, as many as the storage and the memory are good for."""

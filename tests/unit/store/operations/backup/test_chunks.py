@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from store.backends.memory import MemoryBackend
+from store.datastore import workers
 from store.datastore.memory import Memory
 from store.datastore.workers import Workers, worker_count
 from store.errors import BackendError, OutOfSpace
@@ -266,8 +267,10 @@ def test_a_thread_between_two_calls_is_interrupted_in_the_next() -> None:
     assert running_workers() == []
 
 
-def test_threads_by_storage_and_memory() -> None:
+def test_threads_by_storage_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that compute have their chunks twice, the others once."""
+    monkeypatch.setattr(workers, "processors", lambda: 2)
     backend = MemoryBackend()
     backend.parallelism = 16
-    for mebibytes, threads in ((0, 1), (8, 1), (64, 3), (256, 12), (1024, 16)):
+    for mebibytes, threads in ((0, 1), (8, 1), (64, 4), (128, 10), (256, 16), (1024, 16)):
         assert worker_count(backend, Memory(mebibytes << 20), 4 << 20) == threads
