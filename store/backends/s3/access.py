@@ -119,9 +119,13 @@ class Access:
     def renew(self, expired: Credentials) -> None:
         """Look for credentials anew: those used are `expired`, says the server."""
         with self._lock:
-            if self._given is None and self.credentials() == expired:  # else another was here
-                self._session = self._new_session()
-                self._source = self._find_credentials()
+            if self.credentials() != expired:
+                return  # another was here
+            if self._given is not None:
+                self._given = given_credentials(self._config) or expired
+                return
+            self._session = self._new_session()
+            self._source = self._find_credentials()
 
 
 def given_credentials(config: S3Config) -> Credentials | None:
