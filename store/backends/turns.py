@@ -42,9 +42,10 @@ class Turns:
             self._free.put(None)
 
 
-_turns = Turns(processors())
+TURNS = Turns(processors())
+"""Those of this process."""
 
 
 def turn_for(backend: Backend) -> AbstractContextManager[None]:
     """A turn for one of the threads that `backend` is good for, where they outnumber processors."""
-    return _turns.turn() if backend.parallelism > processors() else nullcontext()
+    return TURNS.turn() if backend.parallelism > processors() else nullcontext()
