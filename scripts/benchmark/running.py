@@ -25,6 +25,7 @@ class Run:
     seconds: float
     output: str
     peak_mib: float  # resident, of the process itself
+    cpu_s: float  # of user and system
 
 
 def run(
@@ -47,7 +48,24 @@ def run(
         raise BenchError(
             f"{' '.join(words[:3])}: exit {process.returncode}: {output[-300:].strip()}"
         )
-    return Run(seconds, output, usage.ru_maxrss / 1024)
+    return Run(seconds, output, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
+
+
+@contextmanager
+def on_cores(cores: set[int]) -> Iterator[None]:
+    """What is started inside, threads too, has only these processors."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a running process has used up to now, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def limit(*arguments: object) -> float:
