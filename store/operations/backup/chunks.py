@@ -165,22 +165,34 @@ class ChunkPool:
             if self._failed:
                 raise self._failed
             self._free -= size
-        return self._workers.submit(self._store, plain, size)
+        return self._workers.submit(self._store, [plain], size)
 
-    def _store(self, plain: bytes, size: int) -> Digest:
-        """An OSError may not leave here: the walk takes those for its files'."""
+    def _store(self, plain: list[bytes], size: int) -> Digest:
+        """One chunk, which is out of its list, and of memory, while it is sent.
+
+        An OSError may not leave here: the walk takes those for its files'.
+        """
+        held = size
         try:
-            return self._chunks.store(plain)
+            chunk = self._chunks.encode(plain.pop())
+            held -= size // COPIES
+            self._give_back(size // COPIES)
+            self._chunks.send(chunk)
         except OSError as error:
             self._failed = BackendError(f"storing a chunk: {error}")
             raise self._failed from error
         except BaseException as error:
             self._failed = error
             raise
+        else:
+            return chunk.digest
         finally:
-            with self._lock:
-                self._free += size
-                self._room.notify()
+            self._give_back(held)
+
+    def _give_back(self, size: int) -> None:
+        with self._lock:
+            self._free += size
+            self._room.notify()
 
 
 class IndexedSink:
