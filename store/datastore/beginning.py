@@ -61,8 +61,9 @@ class Beginning:
         Told to stop, or when the storage has just failed for as long as it may, nobody waits for
         another five minutes: then what fails once stays for the group's next writer.
         """
-        if self.finished:
-            at_once(self._backend, *(lock.release for lock in reversed(self._locks)))
+        if self.finished and self._locks:
+            held, self._locks = reversed(self._locks), []
+            at_once(self._backend, *(lock.release for lock in held))
         failed = isinstance(error, BackendError) and error.retryable
         is_urgent = failed or not isinstance(error, Exception | None)
         with patience.in_a_hurry(self._backend) if is_urgent else nullcontext():
