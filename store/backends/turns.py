@@ -6,13 +6,14 @@ of the processors' caches. In turns two do; the others wait with what they were 
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from queue import Empty, SimpleQueue
 
 from store.backends.base import Backend
 
 LONGEST_WAIT_S = 5.0
-"""A turn is a courtesy: an interrupt at the wrong moment may lose one, and nobody hangs for it."""
+"""A turn is a courtesy: an interrupt at the wrong moment, or a fork, may lose one, and nobody hangs
+for it. Who has waited so long goes ahead, and leaves a turn behind in place of the lost one."""
 
 
 def processors() -> int:
@@ -31,11 +32,8 @@ class Turns:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """What needs a processor, and neither network nor disk, goes in here."""
-        try:
+        with suppress(Empty):
             self._free.get(timeout=LONGEST_WAIT_S)
-        except Empty:
-            yield
-            return
         try:
             yield
         finally:

@@ -1,6 +1,7 @@
 """Turns at the processors: never more at once, never lost."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -9,8 +10,8 @@ from store.backends.memory import MemoryBackend
 from store.backends.turns import Turns, turn_for
 
 
-def run(count: int, work: "threading.Thread | object") -> None:
-    threads = [threading.Thread(target=work) for _ in range(count)]  # type: ignore[arg-type]
+def run(count: int, work: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=work) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -43,12 +44,13 @@ def test_an_error_gives_the_turn_back() -> None:
             raise KeyError
 
 
-def test_a_lost_turn_hangs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_turn_hangs_nobody_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "LONGEST_WAIT_S", 0.01)
-    one = Turns(0)
-    with one.turn():
+    lost = Turns(0)
+    with lost.turn():
         pass
-    with one.turn():
+    monkeypatch.setattr(turns, "LONGEST_WAIT_S", 1000)
+    with lost.turn():
         pass
 
 
