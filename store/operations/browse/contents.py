@@ -96,7 +96,7 @@ def archive_name(reader: SnapshotReader, archive: str) -> str:
         name = name.removesuffix(suffix)
     if name.endswith((".mpxar", ".ppxar")):
         name = name[: -len(".mpxar")] + TREE
-    if name not in reader.archives:
+    if name not in reader:
         raise NotFound(f"{archive}: no such archive; there are {', '.join(reader.archives)}")
     return name
 
