@@ -78,6 +78,13 @@ def pid_of(mount: Path) -> int:
     return int(os.getxattr(mount, "user.vaultway.pid"))
 
 
+def data_and_hole(path: Path) -> tuple[int, int]:
+    """Where the first data of a file are, and where they end."""
+    with path.open("rb") as file:
+        data = os.lseek(file.fileno(), 0, os.SEEK_DATA)
+        return data, os.lseek(file.fileno(), data, os.SEEK_HOLE)
+
+
 class TestTheKit:
     @pytest.mark.parametrize("kind", KERNELS)
     def test_all_is_as_the_kernel_shows_it(
@@ -87,6 +94,7 @@ class TestTheKit:
             truth = tree_facts(kernel)
             attribute = os.getxattr(kernel / "one", "user.kit")
             links = (kernel / "big.bin").stat().st_nlink
+            holes = data_and_hole(kernel / "sparse.bin")
         part = inside(mount, kind) / "part1"
         assert tree_facts(part) == truth
         assert len(truth) > 200
@@ -94,6 +102,7 @@ class TestTheKit:
         assert (part / "big.bin").stat().st_nlink == links == 2
         assert (part / "big.bin").stat().st_ino == (part / "posix/hardlink").stat().st_ino
         assert (inside(mount, kind) / "kit").readlink() == Path("part1")
+        assert data_and_hole(part / "sparse.bin") == holes
 
     @pytest.mark.parametrize("kind", ["ntfs", "fat32"])
     def test_what_windows_writes(self, kit: Path, mount: Path, kind: str) -> None:
