@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Protocol, Self, runtime_checkable
+from weakref import finalize
 
 from store.disks.nbd import (
     CMD_DISC,
@@ -81,6 +82,8 @@ class Door:
         self._stream = stream
         self._flags = transmission_flags(writable=isinstance(stream, Writable))
         self._folder = Path(tempfile.mkdtemp(prefix="vaultway-door-"))
+        # At the latest when the program ends, if nobody closes it.
+        self._remove = finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self.path = self._folder / "nbd.sock"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(self.path))
@@ -113,7 +116,7 @@ class Door:
         for thread in self._threads:
             thread.join()
         self._listener.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._remove()
 
     def _is_closing(self) -> bool:
         return self._closing
