@@ -38,7 +38,7 @@ from fsgateway.listings import Listing, Listings, RecentEntries
 from fsgateway.names import PID_XATTR
 from fsgateway.node_xattrs import PREFIX, own_names, own_value
 from fsgateway.reading import Reader
-from fsgateway.tree import Directory, LatestNode, Node, TreeNode
+from fsgateway.tree import Directory, LinkNode, Node, TreeNode
 from fsgateway.view import View
 from store.errors import StoreError
 from store.format.buffer import Buffer
@@ -206,7 +206,7 @@ class VaultwayOperations(pyfuse3.Operations):
         if is_entry(inode):
             return (await self._entry(inode)).target
         node = self._nodes.get(inode)
-        if not isinstance(node, LatestNode):
+        if not isinstance(node, LinkNode):
             raise OSError(errno.EINVAL, "not a symlink")
         # Every path below `latest` comes by here.
         target = node.known_target()
@@ -250,10 +250,13 @@ class VaultwayOperations(pyfuse3.Operations):
     async def _xattrs(self, inode: InodeT) -> dict[bytes, bytes]:
         if not is_entry(inode):
             return {}
+        archive, offset = self._entries.archive(inode)
+        if not offset and not await self._bridge.run(archive.node.is_open):
+            return {}  # `ls -l` of a disk does not open its file systems
         try:
             return xattrs_of(await self._entry(inode))
         except StoreError:
-            if self._entries.archive(inode)[1]:
+            if offset:
                 raise
             return {}  # the root of a tree that cannot be opened can still be listed
 

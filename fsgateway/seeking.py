@@ -8,9 +8,10 @@ import os
 from typing import TYPE_CHECKING
 
 from fsgateway.bridge import Bridge, as_fuse_error
-from fsgateway.handles import BytesFile, HandleTable, OpenFile, StreamFile
+from fsgateway.handles import BytesFile, GuestFile, HandleTable, OpenFile, StreamFile
 from fsgateway.readahead import Loader
 from store.datastore.archives import IndexedStream
+from store.disks.parsers.runs import RunStream
 
 if TYPE_CHECKING:
     from fsgateway._fuse_extra import Request
@@ -51,6 +52,8 @@ def find(file: OpenFile, offset: int, whence: int) -> int:
     start, size, stream = _place(file)
     if not 0 <= offset < size:
         raise OSError(errno.ENXIO, "outside of the file")
+    if isinstance(file, GuestFile) and isinstance(file.content.stream, RunStream):
+        return _find_in_runs(file.content.stream, offset, whence)
     if stream is None:
         return offset if whence == os.SEEK_DATA else size
     holes = stream.holes()
@@ -60,6 +63,16 @@ def find(file: OpenFile, offset: int, whence: int) -> int:
     if found is None or found - start >= size:
         raise OSError(errno.ENXIO, "no data follows")
     return found - start
+
+
+def _find_in_runs(stream: RunStream, offset: int, whence: int) -> int:
+    """The same in a guest's file, which knows its own holes."""
+    for start, _, is_hole in stream.extents(offset, stream.size - offset):
+        if is_hole == (whence == os.SEEK_HOLE):
+            return start
+    if whence == os.SEEK_HOLE:
+        return stream.size
+    raise OSError(errno.ENXIO, "no data follows")
 
 
 def _place(file: OpenFile) -> tuple[int, int, IndexedStream | None]:

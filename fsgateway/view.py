@@ -15,6 +15,7 @@ from fsgateway.hardlinks import LinkBudget, Links, links_in_catalog, links_in_st
 from store.datastore.archives import IndexedStream, SnapshotReader
 from store.datastore.chunk_cache import cache_over
 from store.datastore.datastore import Datastore, DatastoreStatus
+from store.disks.disk import Disk, Disks
 from store.errors import KeyRequired, StoreError, WrongKey
 from store.format.buffer import ReadAt
 from store.format.crypt import CryptConfig
@@ -243,12 +244,14 @@ class View:
         key: CryptConfig | None,
         cache_bytes: int,
         namespace: Namespace | None = None,
+        disks: Disks | None = None,
     ) -> None:
         self.datastore = datastore
         self.key = key
         self.cache_bytes = cache_bytes
         self.cache = cache_over(datastore.backend, cache_bytes)
         self.link_budget = LinkBudget()
+        self.disks = disks or Disks()
         self.namespace = namespace or Namespace()
         self.started_ns = time.time_ns()
         # What a group has beside its snapshots: each makes its node, given where the group is.
@@ -284,6 +287,16 @@ class View:
     def open(self, ident: SnapshotId) -> OpenSnapshot:
         """A snapshot, opened once while it is among those used last. Raises as OpenSnapshot."""
         return self._open.get(ident, lambda: OpenSnapshot(self, ident))
+
+    def disk(self, ident: SnapshotId, name: str) -> Disk:
+        """What is inside a disk image. Raises KeyRequired, IntegrityError, FormatError."""
+        return self.disks.open(
+            (ident, name), lambda: self.open(ident).image(name).stream, f"{ident}/{name}"
+        )
+
+    def close(self) -> None:
+        """End what disks were opened with."""
+        self.disks.close()
 
     def known_snapshots(self, namespace: Namespace, group: BackupGroup) -> list[Snapshot] | None:
         """The same if it was asked within the last second: for the event loop."""

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-# In no ordinary user's path.
-SMBD = shutil.which("smbd") or "/usr/sbin/smbd"
-SHADOW_COPY = "samba/vfs/shadow_copy2.so"
+from store.disks.engines import machine
+
 # In no ordinary user's path.
 SMBD = shutil.which("smbd") or "/usr/sbin/smbd"
 SHADOW_COPY = "samba/vfs/shadow_copy2.so"
@@ -71,6 +70,31 @@ LAB_PACKAGES = (
 )  # fmt: skip
 
 
+def _images() -> str:
+    """Programs that make file systems of every kind, and a kernel that mounts ours by loop."""
+    programs = (
+        "mkfs.ext4",
+        "mkfs.xfs",
+        "mkfs.btrfs",
+        "mkntfs",
+        "ntfs-3g",
+        "mkfs.vfat",
+        "mcopy",
+        "sfdisk",
+        "cryptsetup",
+    )
+    missing = [name for name in programs if shutil.which(name) is None]
+    known = Path("/proc/filesystems").read_text().split()
+    missing += [f"{kind} in the kernel" for kind in ("xfs", "btrfs") if kind not in known]
+    return f"missing: {', '.join(missing)}" if missing else _loop()
+
+
+def _microvm() -> str:
+    """What replays the journals of XFS and Btrfs."""
+    engine = machine()
+    return "not in this installation" if engine is None else engine.why_not("xfs")
+
+
 def _lab() -> str:
     """A guest with a kernel of its own: root makes it, from Debian packages."""
     return _root() or _runs("apt-cache", "show", "linux-image-cloud-amd64", *LAB_PACKAGES)
@@ -78,7 +102,8 @@ def _lab() -> str:
 
 PROBES = {
     "fuse": _fuse, "nbd": _nbd, "qemu": _qemu, "root": _root, "loop": _loop,
-    "s3": _s3, "ceph": _ceph, "lab": _lab, "samba": _samba,
+    "s3": _s3, "ceph": _ceph, "lab": _lab, "samba": _samba, "images": _images,
+    "microvm": _microvm,
 }  # fmt: skip
 
 
