@@ -1,0 +1,254 @@
+"""A disk image opened: its parts, and the files in each by whichever engine can show them."""
+
+import logging
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Lock
+from weakref import WeakSet
+
+from store.disks import replay
+from store.disks.base import GuestTree, Part, SegmentStream, State
+from store.disks.engines import Engine, machine
+from store.disks.kept import Kept
+from store.disks.layout import Described, described, links_of, part_of
+from store.disks.overlay import Overlay
+from store.disks.parsers import wire
+from store.disks.parsers.probe import PARSED
+from store.disks.parsers.process import ENCRYPTED, Crew, Limits, ParserProcess
+from store.disks.parsers.tree import ChildStream, ParsedTree
+from store.errors import FormatError, IntegrityError, KeyRequired, StoreError
+from store.format.buffer import ReadAt
+
+log = logging.getLogger(__name__)
+
+OPEN_DISKS = 64
+OPEN_TREES = 8
+# Of each replayed journal; the rest goes into an encrypted file.
+OVERLAY_MEMORY = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class DiskOptions:
+    """How disks are opened.
+
+    keys: passphrases, recovery passwords and contents of key files for LUKS and BitLocker.
+    limits: of each child that parses.
+    use_machine: whether a micro-VM may be started for what the parsers cannot show.
+    """
+
+    keys: tuple[bytes, ...] = ()
+    limits: Limits = Limits()  # noqa: RUF009 - frozen
+    use_machine: bool = True
+
+
+class Disks:
+    """The disks of a mount: few of them open, few children at work. Thread-safe; to be closed."""
+
+    def __init__(self, options: DiskOptions = DiskOptions()) -> None:  # noqa: B008 - frozen
+        self.options = options
+        self.crew = Crew(limits=options.limits)
+        self.machine: Engine | None = machine() if options.use_machine else None
+        self._disks: Kept[Disk] = Kept(OPEN_DISKS)
+        self._trees: Kept[GuestTree] = Kept(OPEN_TREES)
+        self._opened: WeakSet[GuestTree] = WeakSet()
+
+    def open(self, key: Hashable, stream: Callable[[], ReadAt], name: str) -> "Disk":
+        """The disk in an image; `key` says which image that is. Raises what `stream` raises."""
+        return self._disks.get(key, lambda: Disk(stream(), name, self))
+
+    def tree(self, key: Hashable, make: Callable[[], GuestTree]) -> GuestTree:
+        """A tree that is open, or is opened now. Raises what `make` raises."""
+        tree = self._trees.get(key, make)
+        self._opened.add(tree)
+        return tree
+
+    def close(self) -> None:
+        """Close everything: what is asked afterwards is answered with IntegrityError."""
+        self._trees.clear()
+        for tree in [*self._opened]:
+            tree.close()
+        self._disks.clear()
+        self.crew.close()
+
+
+class Disk:
+    """One image. Thread-safe; its parts are found when they are asked for.
+
+    Args:
+        stream: the image.
+        name: of the image, for messages.
+        disks: what it shares with others.
+    """
+
+    def __init__(self, stream: ReadAt, name: str, disks: Disks) -> None:
+        self.stream, self.name = stream, name
+        self._disks = disks
+        self._lock = Lock()
+        self._parts: list[Part] | None = None
+        self._streams: dict[str, ReadAt] = {}
+        self._recovery: dict[str, str] = {}
+
+    def parts(self) -> list[Part]:
+        """What the disk is made of, by number.
+
+        A part that has to be recovered first is UNCLEAN only when nothing here can: then there is
+        one WARNING, and its tree is as old as the disk.
+
+        Raises IntegrityError (the tables are broken), and what the image raises.
+        """
+        with self._lock:
+            if self._parts is None:
+                self._parts = self._find_parts()
+            return self._parts
+
+    def _find_parts(self) -> list[Part]:
+        found = self._layout(self.stream, self.name)
+        streams: dict[int, ReadAt] = {}
+        for one in [*found]:
+            if one.kind in ENCRYPTED:
+                found = self._opened_up(found, one, streams)
+        links = links_of(found)
+        return [self._finished(one, links.get(one.number, ()), streams) for one in found]
+
+    def _layout(self, stream: ReadAt, name: str) -> list[Described]:
+        process = ParserProcess(stream, "table", self._disks.crew, name)
+        try:
+            return described(process.ask(wire.TABLE), stream.size)
+        finally:
+            process.close()
+
+    def _opened_up(
+        self, found: list[Described], locked: Described, streams: dict[int, ReadAt]
+    ) -> list[Described]:
+        """`found` with what is inside an encrypted part, if a key opens it.
+
+        A file system takes the part's place; logical volumes come behind the last number.
+        """
+        name = f"{self.name}: part{locked.number}"
+        blocks = SegmentStream(self.stream, locked.segments, name)
+        try:
+            plain = self._plaintext(blocks, str(locked.kind), name)
+            inside = self._layout(plain, name)
+        except (IntegrityError, FormatError) as error:
+            log.info("%s", error)
+            why = locked._replace(problem=str(error))
+            return [why if one is locked else one for one in found]
+        number = max(one.number for one in found)
+        for one in inside:
+            if one.number == 1 and len(inside[0].segments) == 1:
+                streams[locked.number] = plain
+                found = [
+                    one._replace(number=locked.number) if each is locked else each for each in found
+                ]
+            else:
+                number += 1
+                streams[number] = plain
+                found = [*found, one._replace(number=number)]
+        return found
+
+    def _plaintext(self, blocks: ReadAt, kind: str, name: str) -> ReadAt:
+        keys = self._disks.options.keys
+        process = ParserProcess(blocks, kind, self._disks.crew, name, keys)
+        try:
+            ((_, inode),) = wire.decode_inodes(process.ask(wire.ROOT), named=False)
+        except (StoreError, ValueError):
+            process.close()
+            raise
+        return ChildStream(process, inode.number, inode.size)
+
+    def _finished(self, one: Described, links: tuple[str, ...], streams: dict[int, ReadAt]) -> Part:
+        part = replace(part_of(one), links=links)
+        name = f"{self.name}: {part.name}"
+        stream = streams.get(one.number, self.stream)
+        self._streams[part.name] = SegmentStream(stream, part.segments, name)
+        if part.kind in ENCRYPTED:
+            return replace(part, state=State.LOCKED, detail=one.problem or "encrypted")
+        if part.state is State.UNCLEAN:
+            self._recovery[part.name] = part.detail
+            missing = self._cannot_recover(str(part.kind))
+            if not missing:
+                return replace(part, state=State.CLEAN)
+            log.warning(
+                "%s (%s) is shown as it was on the disk, %s; files written last may be missing: %s",
+                name, part.kind, part.detail, missing,
+            )  # fmt: skip
+        elif part.state is State.CLEAN and part.kind not in PARSED:
+            missing = self._why_no_machine(str(part.kind))
+            if missing:
+                return replace(part, state=State.UNREADABLE, detail=missing)
+        return part
+
+    def _why_no_machine(self, kind: str) -> str:
+        engine = self._disks.machine
+        return "no micro-VM in this installation" if engine is None else engine.why_not(kind)
+
+    def _cannot_recover(self, kind: str) -> str:
+        """Why nothing here can replay a journal of this kind; "" when something can."""
+        without_machine = self._why_no_machine(kind)
+        if not without_machine:
+            return ""
+        if kind in replay.KINDS:
+            return replay.why_not()
+        return without_machine
+
+    def close(self) -> None:
+        """Close all that it shares with others: for who opened it by `open_disk`."""
+        self._disks.close()
+
+    # ----- what is inside
+
+    def part(self, name: str) -> Part | None:
+        """The part of that name."""
+        return next((part for part in self.parts() if part.name == name), None)
+
+    def raw(self, part: Part) -> ReadAt:
+        """A part's bytes; decrypted if a key opened it."""
+        self.parts()
+        return self._streams[part.name]
+
+    def tree(self, part: Part) -> GuestTree:
+        """The files of a part, opened if they are not.
+
+        Raises KeyRequired (encrypted, no key), FormatError (no file system), IntegrityError
+        (damaged; the parser or the replay failed), and what the image raises.
+        """
+        if part.state is State.LOCKED:
+            raise KeyRequired(f"{self.name}: {part.name} is encrypted ({part.kind}): {part.detail}")
+        if part.state is State.UNREADABLE:
+            raise FormatError(f"{self.name}: {part.name}: {part.detail}")
+        return self._disks.tree((self, part.name), partial(self._open, part))
+
+    def _open(self, part: Part) -> GuestTree:
+        blocks, engine = self._streams[part.name], self._disks.machine
+        if part.name in self._recovery and part.state is State.CLEAN:
+            return self._recovered(part, blocks)
+        if part.kind in PARSED:
+            return self._parsed(part, blocks)
+        assert engine is not None  # or it would be UNREADABLE
+        return engine.open(part, blocks)
+
+    def _recovered(self, part: Part, blocks: ReadAt) -> GuestTree:
+        """With its journal replayed, by the quickest way there is here."""
+        if part.kind in replay.KINDS and not replay.why_not():
+            return self._parsed(part, self._replayed(part, blocks))
+        engine = self._disks.machine
+        assert engine is not None  # or it would be UNCLEAN
+        return engine.open(part, blocks)
+
+    def _replayed(self, part: Part, blocks: ReadAt) -> Overlay:
+        return replay.replayed(blocks, f"{self.name}: {part.name}", OVERLAY_MEMORY)
+
+    def _parsed(self, part: Part, blocks: ReadAt) -> GuestTree:
+        name = f"{self.name}: {part.name}"
+        process = ParserProcess(blocks, str(part.kind), self._disks.crew, name)
+        try:
+            return ParsedTree(process)
+        except StoreError:
+            process.close()
+            raise
+
+
+def open_disk(stream: ReadAt, name: str = "disk", options: DiskOptions = DiskOptions()) -> Disk:  # noqa: B008 - frozen
+    """One disk by itself; `close()` it when done."""
+    return Disk(stream, name, Disks(options))

@@ -1,0 +1,179 @@
+"""A writable view of a stream: what is written stays in here, and is thrown away at the end.
+
+A file system that was in use when it was copied must be repaired before it is shown, and repairing
+writes. What is written is plaintext of a guest, so it is kept in memory within a budget; past it,
+in a file without a name whose blocks are encrypted with a key that nobody ever sees.
+"""
+
+import os
+import secrets
+import tempfile
+from threading import Lock
+from weakref import finalize
+
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import XTS
+
+from store.errors import FormatError, OutOfSpace
+from store.format.buffer import Buffer, ReadAt
+
+BLOCK = 4096
+ZERO = bytes(BLOCK)
+# What a block that only says "zeros" costs in the table.
+ENTRY_COST = 128
+MEMORY = 64 << 20
+SPILL = 4 << 30
+
+
+class Overlay:
+    """`base`, with what was written to it. Thread-safe; sizes and offsets in bytes.
+
+    Args:
+        base: what is read where nothing was written.
+        memory: how much of what is written stays in memory.
+        spill: how much more may go into the encrypted file, in the usual place for temporary ones.
+    """
+
+    def __init__(self, base: ReadAt, memory: int = MEMORY, spill: int = SPILL) -> None:
+        self.size = base.size
+        self._base = base
+        self._memory, self._used = memory, 0
+        self._blocks: dict[int, bytes | int] = {}  # by number: the bytes, or the place in the file
+        self._spilled = _SpillFile(spill)
+        self._lock = Lock()
+
+    def close(self) -> None:
+        """Forget everything that was written."""
+        with self._lock:
+            self._blocks.clear()
+            self._spilled.close()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes from `offset`. Raises FormatError past the end."""
+        self._check(offset, size)
+        if not size:
+            return b""
+        first, last = offset // BLOCK, (offset + size - 1) // BLOCK
+        with self._lock:
+            written = {
+                number: self._plain(number)
+                for number in range(first, last + 1)
+                if number in self._blocks
+            }
+        if len(written) == last - first + 1:
+            whole = b"".join(written.values())
+            return whole[offset - first * BLOCK :][:size]
+        data = self._base.read(offset, size)
+        return _patched(data, offset, written) if written else data
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Raises FormatError past the end, OutOfSpace when the budgets are used up."""
+        view = memoryview(data)
+        self._check(offset, len(view))
+        with self._lock:
+            while view:
+                number, skip = divmod(offset, BLOCK)
+                piece = view[: BLOCK - skip]
+                self._put(number, self._merged(number, skip, piece))
+                view, offset = view[len(piece) :], offset + len(piece)
+
+    def zero(self, offset: int, size: int) -> None:
+        """Write zeros; whole blocks of them cost next to nothing."""
+        self._check(offset, size)
+        with self._lock:
+            while size:
+                number, skip = divmod(offset, BLOCK)
+                length = min(BLOCK - skip, size)
+                self._put(number, self._merged(number, skip, memoryview(ZERO)[:length]))
+                offset, size = offset + length, size - length
+
+    def _merged(self, number: int, skip: int, piece: memoryview) -> bytes:
+        """The whole of a block after `piece` is written into it; the stream's last is padded."""
+        if len(piece) == BLOCK:
+            return ZERO if piece == ZERO else bytes(piece)
+        if number in self._blocks:
+            old = self._plain(number)
+        else:
+            start = number * BLOCK
+            old = self._base.read(start, min(BLOCK, self.size - start)).ljust(BLOCK, b"\0")
+        return old[:skip] + bytes(piece) + old[skip + len(piece) :]
+
+    def _put(self, number: int, block: bytes) -> None:
+        old = self._blocks.get(number)
+        if isinstance(old, int):
+            self._spilled.write(old, block)
+            return
+        used = self._used - _cost(old) + _cost(block)
+        if used <= self._memory:
+            self._blocks[number], self._used = block, used
+        else:
+            self._blocks[number] = self._spilled.add(block)
+            self._used -= _cost(old)
+
+    def _plain(self, number: int) -> bytes:
+        block = self._blocks[number]
+        return self._spilled.read(block) if isinstance(block, int) else block
+
+    def _check(self, offset: int, size: int) -> None:
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise FormatError(f"{size} bytes at {offset} reach past the disk's end ({self.size})")
+
+
+def _cost(block: bytes | None) -> int:
+    if block is None:
+        return 0
+    return ENTRY_COST if block is ZERO else ENTRY_COST + BLOCK
+
+
+def _patched(data: bytes, offset: int, written: dict[int, bytes]) -> bytes:
+    """`data`, which lies at `offset`, with the blocks that were written put over it."""
+    patched = bytearray(data)
+    for number, block in written.items():
+        start = number * BLOCK - offset
+        skip = max(0, -start)
+        end = min(len(patched), start + BLOCK)
+        patched[start + skip : end] = block[skip : end - start]
+    return bytes(patched)
+
+
+class _SpillFile:
+    """Encrypted blocks by place, in a file without a name. AES-256-XTS, a block is a data unit."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit // BLOCK
+        self._count = 0
+        self._file: int | None = None
+        self._closer: finalize[[int], _SpillFile] | None = None
+        self._key = secrets.token_bytes(64)
+
+    def add(self, block: bytes) -> int:
+        if self._count >= self._limit:
+            raise OutOfSpace("the overlay over a disk is full: too much is written to it")
+        self._count += 1
+        self.write(self._count - 1, block)
+        return self._count - 1
+
+    def write(self, place: int, block: bytes) -> None:
+        encryptor = self._cipher(place).encryptor()
+        os.pwrite(self._open(), encryptor.update(block) + encryptor.finalize(), place * BLOCK)
+
+    def read(self, place: int) -> bytes:
+        decryptor = self._cipher(place).decryptor()
+        block = os.pread(self._open(), BLOCK, place * BLOCK)
+        return decryptor.update(block) + decryptor.finalize()
+
+    def close(self) -> None:
+        if self._closer is not None:
+            self._closer()
+        self._file = None
+
+    def _open(self) -> int:
+        if self._file is None:
+            with tempfile.TemporaryFile(prefix="vaultway-overlay-") as file:
+                self._file = os.dup(file.fileno())
+            self._closer = finalize(self, os.close, self._file)
+        return self._file
+
+    def _cipher(self, place: int) -> Cipher[XTS]:
+        return Cipher(AES(self._key), XTS(place.to_bytes(16, "little")))

@@ -1,0 +1,101 @@
+"""What a guest has encrypted: LUKS and BitLocker, by dissect.fve. One file: the plaintext.
+
+Tried are, of each key given: as a passphrase, as a BitLocker recovery password, and as the content
+of a key file. A BitLocker volume whose protection is suspended opens without any.
+
+Source of the order of trials: cryptsetup(8), manage-bde.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, Protocol
+
+from dissect.fve.bde import BDE
+from dissect.fve.luks import LUKS
+
+from store.disks.parsers.blocks import BlockFile, CachedBlocks
+from store.disks.parsers.files import BadFile, Inode, Run
+
+ROOT = 1
+FILE_MODE = 0o100400
+NO_KEY = "no key given opens it"
+
+
+class _Stream(Protocol):
+    """Decrypts as it is read."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def tell(self) -> int: ...
+
+
+class Plaintext:
+    """A FileSystem of one file, its root, which is what is inside."""
+
+    def __init__(self, stream: _Stream, size: int) -> None:
+        self._stream, self._size = stream, size
+
+    def root(self) -> int:
+        return ROOT
+
+    def inode(self, number: int) -> Inode:
+        return Inode(ROOT, FILE_MODE, size=self._size)
+
+    def names(self, number: int) -> Iterator[tuple[bytes, int]]:
+        raise BadFile("no directory")
+
+    def runs(self, number: int) -> list[Run] | None:
+        return None
+
+    def read(self, number: int, offset: int, size: int) -> bytes:
+        self._stream.seek(offset)
+        return bytes(self._stream.read(max(0, min(size, self._size - offset))))
+
+
+def luks(blocks: CachedBlocks, keys: list[bytes]) -> Plaintext:
+    """Raises BadFile when no key fits."""
+    volume = LUKS(BlockFile(blocks))
+    problems = []
+    for key in keys:
+        try:
+            volume.unlock_with_passphrase(key)
+        except (ValueError, NotImplementedError, RuntimeError) as error:
+            problems.append(str(error).replace("\n", " "))
+            continue
+        stream: Any = volume.open()
+        return Plaintext(stream, min(_size(stream), blocks.size))
+    raise BadFile(f"{NO_KEY} ({'; '.join(problems)})" if problems else NO_KEY)
+
+
+def bitlocker(blocks: CachedBlocks, keys: list[bytes]) -> Plaintext:
+    """Raises BadFile when no key fits."""
+    volume = BDE(BlockFile(blocks))
+    if not volume.unlocked:
+        for attempt in _attempts(volume, keys):
+            with suppress(ValueError, TypeError, EOFError, NotImplementedError, UnicodeDecodeError):
+                attempt()
+                break
+        else:
+            raise BadFile(NO_KEY)
+    stream: Any = volume.open()
+    return Plaintext(stream, min(_size(stream), blocks.size))
+
+
+def _attempts(volume: BDE, keys: list[bytes]) -> Iterator[Callable[[], object]]:
+    if volume.has_clear_key():
+        yield volume.unlock_with_clear_key
+    for key in keys:
+        if volume.has_recovery_password():
+            yield lambda key=key: volume.unlock_with_recovery_password(key.decode())
+        if volume.has_passphrase():
+            yield lambda key=key: volume.unlock_with_passphrase(key.decode())
+        if volume.has_bek():
+            yield lambda key=key: volume.unlock_with_bek(io.BytesIO(key))
+
+
+def _size(stream: _Stream) -> int:
+    known = getattr(stream, "size", None)
+    return int(known) if known is not None else int(stream.seek(0, io.SEEK_END))

@@ -1,0 +1,161 @@
+"""Replays the journal of ext3 and ext4: `e2fsck -E journal_only` on an overlay of the part.
+
+    part ← Overlay ← Door (NBD) ← nbdfuse (a file) ← e2fsck
+
+The disk itself is never written. e2fsck, which takes apart what a guest wrote, is run as nobody
+when we are root; nbdfuse only passes bytes on, and nobody may not be let near /dev/fuse.
+"""
+
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from store.disks.door import Door
+from store.disks.overlay import MEMORY, Overlay
+from store.errors import IntegrityError
+from store.format.buffer import ReadAt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
+
+KINDS = ("ext3", "ext4")
+NOBODY = 65534
+START_S = 20.0
+# A journal is at most 1 GiB, and its blocks may have to come from far away.
+REPLAY_S = 600.0
+E2FSCK_MEMORY = 1 << 30
+_CHANGED = 1  # e2fsck: "errors corrected"
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin:/bin"
+
+
+def why_not() -> str:
+    """What is missing here to replay with; "" when nothing is."""
+    for program, package in (
+        ("e2fsck", "e2fsprogs"),
+        ("nbdfuse", "libnbd-bin"),
+        ("fusermount3", "fuse3"),
+        ("prlimit", "util-linux"),
+    ):
+        if shutil.which(program, path=PATH) is None:
+            return f"{program} is missing: install {package}"
+    return "" if Path("/dev/fuse").exists() else "/dev/fuse is missing: load the kernel module fuse"
+
+
+def replayed(blocks: ReadAt, name: str, memory: int = MEMORY) -> Overlay:
+    """The part with its journal replayed; close it when done.
+
+    Args:
+        blocks: the part as it was copied.
+        name: of the part, for messages.
+        memory: what the overlay may keep of what is written.
+
+    Raises IntegrityError when it cannot be replayed, and what `blocks` raises.
+    """
+    guarded = _Guarded(blocks)
+    overlay = Overlay(guarded, memory)
+    started = time.monotonic()
+    try:
+        with _as_file(overlay) as file:
+            _check(file, name)
+    except BaseException as error:
+        overlay.close()
+        if guarded.error is not None:
+            raise guarded.error from error
+        raise
+    log.info("%s: journal replayed in %.1f s", name, time.monotonic() - started)
+    return overlay
+
+
+class _Guarded:
+    """Remembers what went wrong below: e2fsck only hears that the disk cannot be read."""
+
+    def __init__(self, blocks: ReadAt) -> None:
+        self._blocks, self.size = blocks, blocks.size
+        self.error: Exception | None = None
+
+    def read(self, offset: int, size: int) -> bytes:
+        try:
+            return self._blocks.read(offset, size)
+        except Exception as error:
+            self.error = error
+            raise
+
+
+@contextmanager
+def _as_file(overlay: Overlay) -> "Iterator[Path]":
+    """The overlay as a file that a program can open."""
+    folder = Path(tempfile.mkdtemp(prefix="vaultway-replay-"))
+    is_root = os.geteuid() == 0
+    try:
+        if is_root:
+            os.chown(folder, NOBODY, NOBODY)
+        options = ["-o", "allow_other"] if is_root else []
+        with Door(overlay) as door:
+            process = _start(["nbdfuse", *options, str(folder / "disk"), door.uri])
+            try:
+                _wait_for(folder / "disk", process)
+                yield folder / "disk"
+            finally:
+                _unmount(folder, process)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(command: list[str], user: int | None = None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={"PATH": PATH, "LANG": "C", "LC_ALL": "C"}, start_new_session=True,
+        user=user, group=user, extra_groups=None if user is None else [],
+    )  # fmt: skip
+
+
+def _wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until the file is mounted; only its owner can see whether it is, so ask as the kernel does."""
+    deadline = time.monotonic() + START_S
+    folder = str(file.parent)
+    while not os.path.ismount(folder):  # noqa: PTH - not Path.is_mount: it hides EACCES
+        if process.poll() is not None:
+            said = process.communicate()[0].decode(errors="replace").strip().splitlines()
+            raise IntegrityError(f"nbdfuse does not start: {said[-1] if said else 'no reason'}")
+        if time.monotonic() > deadline:
+            raise IntegrityError(f"nbdfuse does not start within {START_S:.0f} s")
+        time.sleep(0.01)
+
+
+def _unmount(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    with suppress(OSError, subprocess.TimeoutExpired):
+        _start(["fusermount3", "-u", "-z", str(folder)]).communicate(timeout=START_S)
+    try:
+        process.communicate(timeout=START_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+
+
+def _check(file: Path, name: str) -> None:
+    command = [
+        "prlimit", f"--as={E2FSCK_MEMORY}", "--core=0", f"--cpu={REPLAY_S:.0f}", "--",
+        "e2fsck", "-y", "-E", "journal_only", str(file),
+    ]  # fmt: skip
+    process = _start(command, NOBODY if os.geteuid() == 0 else None)
+    try:
+        said = process.communicate(timeout=REPLAY_S)[0].decode(errors="replace")
+    except subprocess.TimeoutExpired as error:
+        process.kill()
+        process.communicate()
+        raise IntegrityError(f"{name}: e2fsck takes more than {REPLAY_S:.0f} s") from error
+    log.debug("%s: e2fsck says: %s", name, said)
+    if process.returncode & ~_CHANGED:
+        line = (said.strip().splitlines() or ["nothing"])[-1]
+        raise IntegrityError(
+            f"{name}: e2fsck cannot replay the journal ({process.returncode}): {line[:200]}"
+        )
