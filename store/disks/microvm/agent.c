@@ -299,10 +299,8 @@ static void append_record(struct buffer *buffer, const struct place *place, stru
         if (S_ISLNK(status.st_mode)) record.error = append_target(buffer, place, &record);
         start = buffer->used;
         int error = append_xattrs(buffer, place);
-        if (error) {
-            record.error = error;
-            buffer->used = start;
-        }
+        if (error) buffer->used = start;
+        if (error && error != E2BIG) record.error = error; /* so many have no room in pxar either */
         record.xattrs_size = buffer->used - start;
     }
     memcpy(buffer->data + at, &record, sizeof record);
