@@ -269,12 +269,19 @@ static int append_target(struct buffer *buffer, const struct place *place, struc
     return 0;
 }
 
+/* What Btrfs shows in a snapshot in place of a subvolume that was not part of it. */
+static int is_placeholder(uint64_t inode) {
+    return handle_type == TYPE_BTRFS && inode == BTRFS_EMPTY_SUBVOL_DIR_OBJECTID;
+}
+
 static void fill(struct record *record, const struct stat *status) {
     record->inode = status->st_ino;
     record->mode = status->st_mode;
     record->size = status->st_size;
-    record->mtime_s = status->st_mtim.tv_sec;
-    record->mtime_ns = status->st_mtim.tv_nsec;
+    if (!is_placeholder(status->st_ino)) { /* that one's time is when it was looked at */
+        record->mtime_s = status->st_mtim.tv_sec;
+        record->mtime_ns = status->st_mtim.tv_nsec;
+    }
     record->uid = status->st_uid;
     record->gid = status->st_gid;
     record->links = status->st_nlink;
@@ -308,15 +315,10 @@ static void append_record(struct buffer *buffer, const struct place *place, stru
 
 /* ---- requests: each fills the buffer, and returns an errno or 0 ---- */
 
-/* What Btrfs shows in a snapshot in place of a subvolume that was not part of it. */
-static int is_placeholder(const struct request *request) {
-    return handle_type == TYPE_BTRFS && request->inode == BTRFS_EMPTY_SUBVOL_DIR_OBJECTID;
-}
-
 static int answer_stat(const struct request *request, struct buffer *buffer) {
     struct record record = {.root = request->root, .inode = request->inode, .links = 1};
     char path[32];
-    if (is_placeholder(request)) {
+    if (is_placeholder(request->inode)) {
         record.mode = S_IFDIR | 0755;
         append(buffer, &record, sizeof record);
         return 0;
@@ -343,7 +345,7 @@ static int enter(const struct request *request) {
 
 static int answer_lookup(const struct request *request, const char *name, struct buffer *buffer) {
     struct stat status;
-    if (is_placeholder(request)) return ENOENT;
+    if (is_placeholder(request->inode)) return ENOENT;
     int folder = enter(request);
     if (folder < 0) return errno;
     int error = fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) ? errno : 0;
@@ -359,7 +361,7 @@ static int is_dots(const char *name) { return !strcmp(name, ".") || !strcmp(name
 /* Entries from the cookie `offset` on, about `size` bytes of them. */
 static int answer_list(const struct request *request, struct buffer *buffer) {
     static __thread char raw[32768];
-    struct page page = {.next = request->offset, .last = is_placeholder(request)};
+    struct page page = {.next = request->offset, .last = is_placeholder(request->inode)};
     size_t limit = request->size < MAX_READ ? request->size : MAX_READ, at = buffer->used;
     int folder = -1, error = 0;
     buffer->used += sizeof page;

@@ -10,19 +10,20 @@ import hashlib
 import os
 import platform
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 from store.datastore.xdg import cache_home
 from store.disks.microvm.cpio import directory, encode_cpio, regular
+from store.disks.microvm.kernels import Kernel, fetch_kernel, find_kernels
+from store.disks.microvm.machine import Command
 from store.disks.microvm.modules import Modules
+from store.disks.microvm.qemu import QEMU, qemu_command
+from store.disks.microvm.tools import run_tool
 from store.errors import BackendError, NotFound, OutOfSpace, StoreError
 
-QEMU = "qemu-system-x86_64"
-# Without the drivers of real hardware; each of its kind has the file systems we need.
-KERNEL_PACKAGE = "linux-image-cloud-amd64"
 SHARED_CACHE = Path("/var/cache/vaultway")
 COMMAND = "vaultway microvm prepare"
 
@@ -49,21 +50,6 @@ _WISHED = {
     "vfat": ("nls_cp437", "nls_ascii", "nls_utf8"),
 }  # fmt: skip
 _SOURCE = Path(__file__).with_name("agent.c")
-_COMPILER_TIMEOUT_S = 120
-_DOWNLOAD_TIMEOUT_S = 600
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """An image to boot, and the modules made with it."""
-
-    image: Path
-    modules: Path
-
-    @property
-    def version(self) -> str:
-        """As `uname -r` would say."""
-        return self.modules.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +61,11 @@ class Appliance:
 
     def has(self, module: str) -> bool:
         """Whether its kernel has it."""
-        return Modules(self.kernel.modules).has(module)
+        return _modules(self.kernel.modules).has(module)
+
+    def command(self, accelerator: str, disk: Path) -> Command:
+        """How QEMU is called; `disk` is the socket of an NBD server."""
+        return partial(qemu_command, self.kernel, accelerator, disk)
 
     def first_root(self, kind: str) -> bytes:
         """The guest's files: agent, modules for this kind of file system, settings.
@@ -83,7 +73,7 @@ class Appliance:
         Raises NotFound (the kernel has no such module), FormatError, BackendError.
         """
         module, options = FILE_SYSTEMS[kind]
-        found = Modules(self.kernel.modules).needed((*_DRIVERS, module), _WISHED[module])
+        found = _modules(self.kernel.modules).needed((*_DRIVERS, module), _WISHED[module])
         try:
             agent = self.agent.read_bytes()
         except OSError as error:
@@ -99,12 +89,16 @@ class Appliance:
         )
 
 
+# A kernel's modules are thousands of files, and do not change under its name.
+_modules = lru_cache(4)(Modules)
+
+
 def find_appliance() -> Appliance:
     """Raises NotFound: something is missing; the message says what to do."""
     missing = why_no_qemu()
     if missing:
         raise NotFound(missing)
-    kernel = next(iter(_kernels()), None)
+    kernel = next(iter(find_kernels(_caches())), None)
     agent = next((path for path in map(_agent_in, _caches()) if os.access(path, os.X_OK)), None)
     if kernel is None or agent is None:
         what = "a kernel" if kernel is None else "its agent"
@@ -138,8 +132,8 @@ def prepare() -> Appliance:
         cache.mkdir(parents=True, exist_ok=True)
         if not any(os.access(_agent_in(place), os.X_OK) for place in _caches()):
             _compile(_agent_in(cache))
-        if not _kernels():
-            _fetch_kernel(cache)
+        if not find_kernels(_caches()):
+            fetch_kernel(cache)
     except OSError as error:
         raise _no_place(cache, error) from error
     return find_appliance()
@@ -165,32 +159,6 @@ def _agent_in(cache: Path) -> Path:
     return cache / f"agent-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]}"
 
 
-def _kernels() -> list[Kernel]:
-    """Readable stock kernels with modules, those made for virtual machines first, newest first."""
-    roots = [Path("/"), *(cache / "kernel" for cache in _caches())]
-    found = [kernel for root in roots for kernel in _kernels_below(root)]
-    return sorted(
-        found, key=lambda kernel: ("cloud" in kernel.version, _rank(kernel)), reverse=True
-    )
-
-
-def _kernels_below(root: Path) -> list[Kernel]:
-    found = []
-    for image in root.glob("boot/vmlinuz-*-amd64"):
-        version = image.name.removeprefix("vmlinuz-")
-        for folder in (root / "lib/modules" / version, root / "usr/lib/modules" / version):
-            if os.access(image, os.R_OK) and (folder / "kernel").is_dir():
-                found.append(Kernel(image, folder))
-                break
-    return found
-
-
-def _rank(kernel: Kernel) -> list[int]:
-    """6.1.0-9 comes before 6.1.0-10."""
-    words = kernel.version.replace("-", ".").replace("+", ".").split(".")
-    return [int(word) for word in words if word.isdigit()]
-
-
 def _compile(target: Path) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
@@ -198,48 +166,5 @@ def _compile(target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / "agent"
         options = ["-O2", "-static", "-s", "-pthread", "-o"]
-        _run([compiler, *options, str(made), str(_SOURCE)], "compiling the agent", folder)
+        run_tool([compiler, *options, str(made), str(_SOURCE)], "compiling the agent", folder)
         made.replace(target)
-
-
-def _fetch_kernel(cache: Path) -> None:
-    """Download and unpack; no script of the package runs."""
-    for tool in ("apt-get", "apt-cache", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise NotFound(
-                f"no {tool}: the micro-VM's kernel is a Debian package; on another system put "
-                f"vmlinuz-*-amd64 into {cache}/kernel/boot and its modules into "
-                f"{cache}/kernel/lib/modules"
-            )
-    package = _newest_package()
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        _run(["apt-get", "-q", "download", package], f"downloading {package}", folder)
-        files = [str(path) for path in Path(folder).glob("*.deb")]
-        unpacked = Path(folder) / "unpacked"
-        _run(["dpkg-deb", "-x", *files, str(unpacked)], f"unpacking {package}", folder)
-        shutil.rmtree(cache / "kernel", ignore_errors=True)
-        unpacked.replace(cache / "kernel")
-
-
-def _newest_package() -> str:
-    """What the package that always names the newest kernel depends on."""
-    told = _run(["apt-cache", "depends", KERNEL_PACKAGE], "looking for a kernel package", "/")
-    for line in told.splitlines():
-        kind, _, name = line.strip().partition(": ")
-        if kind == "Depends" and name.startswith("linux-image-"):
-            return name
-    raise NotFound(f"apt knows no {KERNEL_PACKAGE}: run `apt-get update`, or add Debian's sources")
-
-
-def _run(command: list[str], what: str, folder: str) -> str:
-    try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, stdin=subprocess.DEVNULL, check=False,
-            text=True, errors="replace", timeout=_DOWNLOAD_TIMEOUT_S,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise BackendError(f"{what}: not done after {_DOWNLOAD_TIMEOUT_S} s") from error
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise BackendError(f"{what} failed: {lines[-1] if lines else done.returncode}")
-    return done.stdout

@@ -6,10 +6,10 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
+from typing import Protocol
 
 from store.disks.door import Door
 from store.disks.microvm.accelerator import Accelerator
-from store.disks.microvm.appliance import Appliance
 from store.disks.microvm.conversation import Broken, Conversation
 from store.disks.microvm.machine import PANIC, Command, Machine
 from store.disks.microvm.pool import Pool
@@ -28,6 +28,16 @@ OVERLAY_MEMORY = 16 << 20
 CRASHES, CRASH_WINDOW_S = 3, 60.0
 
 
+class Parts(Protocol):
+    """What a machine is made of: an Appliance."""
+
+    def first_root(self, kind: str) -> bytes:
+        """The guest's files."""
+
+    def command(self, accelerator: str, disk: Path) -> Command:
+        """How it is started."""
+
+
 class Guest:
     """Thread-safe.
 
@@ -44,7 +54,7 @@ class Guest:
     """
 
     def __init__(
-        self, name: str, kind: str, blocks: ReadAt, appliance: Appliance,
+        self, name: str, kind: str, blocks: ReadAt, appliance: Parts,
         accelerator: Accelerator, pool: Pool,
     ) -> None:  # fmt: skip
         self.name, self._kind = name, kind
@@ -183,13 +193,13 @@ class Session:
     ready: Ready
 
     def __init__(
-        self, appliance: Appliance, kind: str, accelerator: str, blocks: ReadAt, name: str
+        self, appliance: Parts, kind: str, accelerator: str, blocks: ReadAt, name: str
     ) -> None:
         first_root = appliance.first_root(kind)
         self._overlay = Overlay(blocks, OVERLAY_MEMORY)
         self._door = Door(self._overlay)
         try:
-            command = Command(appliance.kernel, accelerator, Path(self._door.path))
+            command = appliance.command(accelerator, self._door.path)
             self.machine = Machine(command, first_root, name)
         except BaseException:
             self._let_go()

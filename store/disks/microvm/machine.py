@@ -8,55 +8,19 @@ its end. It leaves nothing behind: its files are inherited descriptors.
 import os
 import socket
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from threading import Event, Thread
 
-from store.disks.microvm.appliance import QEMU, Kernel
 from store.disks.microvm.protocol import printable
 from store.errors import BackendError
 
-MEMORY_MIB = 192
-# Translated code, of an emulated processor.
-CODE_MIB = 64
 CONSOLE_KEPT = 16 * 1024
 END_TIMEOUT_S = 10
 PANIC = "Kernel panic"
 
-# tsc, timer: no calibration against clocks that a busy host keeps late. mitigations: the guest has
-# no secrets. lsm: no policies are loaded. panic, reboot: a panic ends QEMU at once.
-KERNEL_ARGUMENTS = (
-    "console=ttyS0 quiet panic=-1 oops=panic reboot=t tsc=reliable no_timer_check "
-    "mitigations=off random.trust_cpu=on lsm=none audit=0 8250.nr_uarts=1"
-)
-_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
-
-
-def qemu_command(
-    kernel: Kernel, accelerator: str, disk: Path, port: int, first_root: int
-) -> list[str]:
-    """The command line.
-
-    Args:
-        kernel: to boot.
-        accelerator: `tcg` or `kvm`.
-        disk: the Unix socket of an NBD server; the guest may write to what it serves.
-        port: descriptor of the socket that the agent's serial port is.
-        first_root: descriptor of the guest's first files, a cpio archive.
-    """
-    accel = f"tcg,tb-size={CODE_MIB}" if accelerator == "tcg" else accelerator
-    return [
-        # Not the machine "microvm": its clock is not found on a busy host (note 0020).
-        QEMU, "-machine", "pc,usb=off,vmport=off,hpet=on", "-accel", accel, "-cpu", "max",
-        "-m", f"{MEMORY_MIB}M", "-smp", "1", "-nodefaults", "-no-user-config", "-sandbox", _SANDBOX,
-        "-display", "none", "-no-reboot", "-serial", "stdio", "-nic", "none",
-        "-kernel", str(kernel.image), "-initrd", f"/proc/self/fd/{first_root}",
-        "-append", KERNEL_ARGUMENTS,
-        "-chardev", f"socket,id=port,fd={port}", "-device", "virtio-serial-pci,max_ports=2",
-        "-device", "virtserialport,chardev=port",
-        "-blockdev", f"driver=nbd,node-name=disk,server.type=unix,server.path={disk}",
-        "-device", "virtio-blk-pci,drive=disk",
-    ]  # fmt: skip
+# From the two descriptors that the process inherits, its port and its first root.
+Command = Callable[[int, int], list[str]]
 
 
 class Machine:
@@ -70,7 +34,7 @@ class Machine:
     Raises BackendError: it cannot be started.
     """
 
-    def __init__(self, command: "Command", first_root: bytes, name: str) -> None:
+    def __init__(self, command: Command, first_root: bytes, name: str) -> None:
         self.name = name
         self.port, theirs = socket.socketpair()
         self._console = bytearray()
@@ -116,7 +80,7 @@ class Machine:
         told = [line for line in lines if PANIC in line] or [line for line in lines if line][-1:]
         return told[0][:200] if told else "it said nothing"
 
-    def _live(self, command: "Command", theirs: socket.socket, first_root: bytes) -> None:
+    def _live(self, command: Command, theirs: socket.socket, first_root: bytes) -> None:
         """The thread: it must not end before QEMU does."""
         with theirs:
             files = os.memfd_create("first-root")
@@ -149,16 +113,6 @@ class Machine:
             while data := os.read(process.stdout.fileno(), 4096):
                 self._console += data
                 del self._console[:-CONSOLE_KEPT]
-
-
-class Command:
-    """Makes a command line: for tests that start something else than QEMU, a Protocol's place."""
-
-    def __init__(self, kernel: Kernel, accelerator: str, disk: Path) -> None:
-        self._kernel, self._accelerator, self._disk = kernel, accelerator, disk
-
-    def __call__(self, port: int, first_root: int) -> list[str]:
-        return qemu_command(self._kernel, self._accelerator, self._disk, port, first_root)
 
 
 def _write(file: int, data: bytes) -> None:
