@@ -109,7 +109,7 @@ class Guest:
             if self._session is not None and not self._session.machine.is_running:
                 self._drop()
             if self._session is None:
-                self._session = self._start()
+                return self._start()
             return self._session
 
     def _start(self) -> "Session":
@@ -120,18 +120,20 @@ class Guest:
                 f"{CRASH_WINDOW_S:g} s: left alone until {CRASH_WINDOW_S:g} s have passed"
             )
         while True:
-            session = Session(
+            self._blocks.last = None
+            # Known from here on, so that `close` need not wait until it has come up.
+            self._session = session = Session(
                 self._appliance, self._kind, self._accelerator.name, self._blocks, self.name
             )
             try:
                 return self._booted(session)
             except Broken as error:
-                session.close()
-                if not self._accelerator.failed():
+                self._drop()
+                if self._closed or not self._accelerator.failed():
                     crashes.append(time.monotonic())
                     raise self._ended(session, error) from error
             except BaseException:
-                session.close()
+                self._drop()
                 raise
 
     def _booted(self, session: "Session") -> "Session":
@@ -155,11 +157,11 @@ class Guest:
                 self._drop()
                 if not self._closed:
                     self._crashes.append(time.monotonic())
-        if self._closed:
-            return IntegrityError(f"{self.name}: closed")
         return self._ended(session, broken)
 
     def _ended(self, session: "Session", broken: Broken) -> StoreError:
+        if self._closed:
+            return IntegrityError(f"{self.name}: closed")
         said = session.machine.last_words()
         if PANIC in said:
             return IntegrityError(f"{self.name}: its file system crashed the micro-VM: {said}")
