@@ -28,16 +28,18 @@
 #include <unistd.h>
 #include <linux/btrfs.h>
 #include <linux/btrfs_tree.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
 
 #define VERSION 1
 #define THREADS 4 /* requests in work at a time: one waits for the disk, another answers */
 #define MAX_NAME 4096
 #define MAX_READ (1024 * 1024)
+#define MAX_EXTENTS 2048
 #define MAX_XATTRS (1024 * 1024) /* of one file; the kernel limits a value to 64 KiB */
 #define LARGEST_REPLY (MAX_READ + MAX_XATTRS + 64 * 1024)
 
-enum { READY = 0, STAT, LOOKUP, LIST, READ };
+enum { READY = 0, STAT, LOOKUP, LIST, READ, EXTENTS };
 enum { TYPE_INO32 = 0x01, TYPE_BTRFS = 0x4d, TYPE_FAT = 0x71, TYPE_XFS = 0x81 };
 
 struct request {
@@ -63,6 +65,11 @@ struct record {
 struct page {
     uint64_t next;
     uint32_t count, last;
+} __attribute__((packed));
+
+struct extent {
+    uint64_t logical, physical, size;
+    uint32_t flags;
 } __attribute__((packed));
 
 struct handle {
@@ -410,6 +417,27 @@ static int answer_read(const struct request *request, struct buffer *buffer) {
     return error;
 }
 
+/* Where on the disk the file is, from the byte `offset` on. */
+static int answer_extents(const struct request *request, struct buffer *buffer) {
+    static __thread uint8_t raw[sizeof(struct fiemap) + MAX_EXTENTS * sizeof(struct fiemap_extent)];
+    struct fiemap *map = (struct fiemap *)raw;
+    int file = open_regular(request);
+    if (file < 0) return errno;
+    memset(map, 0, sizeof *map);
+    map->fm_start = request->offset;
+    map->fm_length = FIEMAP_MAX_OFFSET - request->offset;
+    map->fm_extent_count = MAX_EXTENTS;
+    int error = ioctl(file, FS_IOC_FIEMAP, map) ? errno : 0;
+    for (unsigned number = 0; !error && number < map->fm_mapped_extents; number++) {
+        struct fiemap_extent *found = &map->fm_extents[number];
+        struct extent extent = {found->fe_logical, found->fe_physical, found->fe_length,
+                                found->fe_flags};
+        append(buffer, &extent, sizeof extent);
+    }
+    close(file);
+    return error;
+}
+
 static void serve(const struct request *request, const char *name, struct buffer *buffer) {
     int error = EOPNOTSUPP;
     buffer->used = sizeof(struct reply);
@@ -417,6 +445,7 @@ static void serve(const struct request *request, const char *name, struct buffer
     if (request->op == LOOKUP) error = answer_lookup(request, name, buffer);
     if (request->op == LIST) error = answer_list(request, buffer);
     if (request->op == READ) error = answer_read(request, buffer);
+    if (request->op == EXTENTS) error = answer_extents(request, buffer);
     answer(request->id, error, buffer);
 }
 

@@ -62,6 +62,7 @@ class Guest:
         self._appliance, self._accelerator, self._pool = appliance, accelerator, pool
         self._lock = Lock()
         self._session: Session | None = None
+        self._replayed: Overlay | None = None
         self._crashes: deque[float] = deque(maxlen=CRASHES)
         self._closed = False
 
@@ -95,6 +96,24 @@ class Guest:
             session.machine.kill()  # who waits for an answer, or for the start, learns of it
         self.stop()
         self._pool.leave(self)
+        if self._replayed is not None:
+            self._replayed.close()
+
+    def read_disk(self, offset: int, size: int) -> bytes:
+        """Bytes of the part as the replay left it, without the guest; `top` was called before."""
+        if self._closed or self._replayed is None:
+            raise IntegrityError(f"{self.name}: closed")
+        return self._replayed.read(offset, size)
+
+    @property
+    def disk_size(self) -> int:
+        """Of the part."""
+        return self._blocks.size
+
+    @property
+    def has_plain_extents(self) -> bool:
+        """Whether its file system tells places on the disk: those of Btrfs are its own."""
+        return self._kind in ("ext2", "ext3", "ext4", "xfs")
 
     @property
     def pid(self) -> int | None:
@@ -122,8 +141,10 @@ class Guest:
         while True:
             self._blocks.last = None
             # Known from here on, so that `close` need not wait until it has come up.
+            # Once is enough to replay: a guest that comes later finds it done.
+            overlay = Overlay(self._replayed or self._blocks, OVERLAY_MEMORY)
             self._session = session = Session(
-                self._appliance, self._kind, self._accelerator.name, self._blocks, self.name
+                self._appliance, self._kind, self._accelerator.name, overlay, self.name
             )
             try:
                 return self._booted(session)
@@ -143,6 +164,8 @@ class Guest:
         self._accelerator.works()
         if error:
             raise self._not_mounted(error, session.ready)
+        if self._replayed is None:
+            self._replayed = session.keep_overlay()
         log.debug("%s: micro-VM up in %.1f s", self.name, time.monotonic() - began)
         return session
 
@@ -195,11 +218,11 @@ class Session:
     ready: Ready
 
     def __init__(
-        self, appliance: Parts, kind: str, accelerator: str, blocks: ReadAt, name: str
+        self, appliance: Parts, kind: str, accelerator: str, overlay: Overlay, name: str
     ) -> None:
         first_root = appliance.first_root(kind)
-        self._overlay = Overlay(blocks, OVERLAY_MEMORY)
-        self._door = Door(self._overlay)
+        self._overlay, self._is_kept = overlay, False
+        self._door = Door(overlay)
         try:
             command = appliance.command(accelerator, self._door.path)
             self.machine = Machine(command, first_root, name)
@@ -215,9 +238,15 @@ class Session:
         with suppress(OSError):
             self.machine.port.close()
 
+    def keep_overlay(self) -> Overlay:
+        """What it wrote outlives it; the caller closes it."""
+        self._is_kept = True
+        return self._overlay
+
     def _let_go(self) -> None:
         self._door.close()
-        self._overlay.close()
+        if not self._is_kept:
+            self._overlay.close()
 
 
 class _Watched:

@@ -8,6 +8,7 @@
              | name_size u16 | target_size u16 | xattrs_size u32 | name | target | xattrs
     xattr   := name_size u16 | value_size u32 | name | value
     page    := next u64 | count u32 | last u32 | record*
+    extents := (logical u64 | physical u64 | size u64 | flags u32)*
 
 Little-endian; a length does not count itself. `root` is the Btrfs subvolume, 0 elsewhere. What the
 guest says is not to be believed: whoever wrote its disk may have taken it over.
@@ -36,6 +37,7 @@ _READY = Struct("<IQQ")
 _RECORD = Struct("<QQQqIIIIIIIiHHI")
 _PAGE = Struct("<QII")
 _XATTR = Struct("<HI")
+_EXTENT = Struct("<QQQI")
 _LENGTH = 4
 _KINDS = frozenset(
     (
@@ -52,6 +54,7 @@ class Op(IntEnum):
     LOOKUP = 2
     LIST = 3
     READ = 4
+    EXTENTS = 5
 
 
 class Key(NamedTuple):
@@ -98,6 +101,15 @@ class Page(NamedTuple):
     records: list[Record]
     following: int
     is_last: bool
+
+
+class Extent(NamedTuple):
+    """`size` bytes of a file from `logical` on, at `physical` of the disk; flags as FIEMAP's."""
+
+    logical: int
+    physical: int
+    size: int
+    flags: int
 
 
 def encode_request(
@@ -171,6 +183,19 @@ def decode_record(payload: bytes) -> Record:
     if end != len(payload):
         raise FormatError(f"micro-VM: {len(payload) - end} bytes after a record")
     return record
+
+
+def decode_extents(payload: bytes) -> list[Extent]:
+    """A reply to EXTENTS, in order and without overlap. Raises FormatError."""
+    if len(payload) % _EXTENT.size:
+        raise FormatError(f"micro-VM: extents of {len(payload)} bytes")
+    found, end = [], 0
+    for extent in map(Extent._make, _EXTENT.iter_unpack(payload)):
+        if extent.logical < end or not extent.size:
+            raise FormatError(f"micro-VM: an extent at {extent.logical}, before {end}, or empty")
+        found.append(extent)
+        end = extent.logical + extent.size
+    return found
 
 
 def _record_at(payload: bytes, position: int) -> tuple[Record, int]:

@@ -4,9 +4,11 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from functools import lru_cache
 from threading import Lock
 
 from store.disks.attributes import encode_attributes
+from store.disks.microvm.extents import all_extents, runs_of
 from store.disks.microvm.guest import Guest
 from store.disks.microvm.protocol import (
     MAX_NAME,
@@ -15,10 +17,12 @@ from store.disks.microvm.protocol import (
     Op,
     Record,
     Reply,
+    decode_extents,
     decode_page,
     decode_record,
     is_damage,
 )
+from store.disks.parsers.runs import RunStream
 from store.errors import FormatError, IntegrityError
 from store.format.buffer import ReadAt
 from store.format.pxar.entries import Entry, EntryKind, encode_stat, name_is_valid
@@ -35,6 +39,10 @@ KINDS = {
 PAGE_SIZE = 256 * 1024
 # A guest that has been taken over could go on listing for ever.
 MAX_ENTRIES = 2_000_000
+# From this size on it pays to ask where a file is, instead of for its bytes.
+LARGE = 256 * 1024
+# Large files whose places are remembered.
+OPENED = 64
 # A `payload_offset` no file has: its inode cannot be read, so neither can it.
 UNREADABLE = (1 << 64) - 1
 
@@ -50,6 +58,7 @@ class GuestFiles:
         """Starts the guest. Raises what it raises; FormatError: it cannot be mounted."""
         self._guest = guest
         self._numbers = Numbers(guest.name)
+        self._large = lru_cache(OPENED)(self._find_large)
         self._top = guest.top()
         self._root = self._entry(self._record(Op.STAT, self._top))
         if self._root.kind is not EntryKind.DIRECTORY:
@@ -108,7 +117,10 @@ class GuestFiles:
             raise FormatError(f"{self._guest.name}: {file!r} has no content")
         if file.payload_offset == UNREADABLE:
             raise IntegrityError(f"{self._guest.name}: {file!r}: its inode cannot be read")
-        return FileStream(self, self._numbers.key(file.offset), file.size), 0
+        key = self._numbers.key(file.offset)
+        if file.size >= LARGE and self._guest.has_plain_extents:
+            return self._large(key, file.size), 0
+        return FileStream(self, key, file.size), 0
 
     def read(self, file: Entry, offset: int, size: int) -> bytes:
         stream, _ = self.content(file)
@@ -122,6 +134,14 @@ class GuestFiles:
     def wrong(self, why: str) -> IntegrityError:
         """An error that names the disk."""
         return IntegrityError(f"{self._guest.name}: {why}")
+
+    def _find_large(self, key: Key, size: int) -> ReadAt:
+        """Straight from the disk, many times faster, unless the file is packed in some way."""
+        extents = all_extents(lambda at: decode_extents(self._ask(Op.EXTENTS, key, at).payload))
+        runs = None if extents is None else runs_of(extents, size, self._guest.disk_size)
+        if runs is None:
+            return FileStream(self, key, size)
+        return RunStream(ReplayedDisk(self._guest), runs, self._guest.name)
 
     def _record(self, op: Op, key: Key) -> Record:
         return decode_record(self._ask(op, key).payload)
@@ -155,6 +175,14 @@ class GuestFiles:
         if directory.kind is not EntryKind.DIRECTORY:
             raise FormatError(f"{self._guest.name}: {directory!r} is no directory")
         return self._numbers.key(directory.offset)
+
+
+class ReplayedDisk:
+    """A part's bytes as the replay left them."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest, self.size = guest, guest.disk_size
+        self.read = guest.read_disk
 
 
 class FileStream:
