@@ -35,7 +35,7 @@ class Archive:
         self._last: Callable[[], Tree | None] = lambda: None
 
     def __str__(self) -> str:
-        return f"{self.node.ident}/{self.node.name}"
+        return str(self.node)
 
     def _open(self) -> Tree:
         tree = self.node.open()

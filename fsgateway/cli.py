@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from store.cli.disk_keys import add_disk_key_option, disk_keys
 from store.cli.options import (
     add_command,
     add_key_options,
@@ -32,8 +33,11 @@ mount options (-o, separated by commas):
   default_permissions   the kernel enforces modes, owners and ACLs
   memory=SIZE           memory for decoded chunks (default: 256M)
   uid=N,gid=N           show every file as theirs; umask=MODE takes bits off every mode
-  ns=, keyfile=, log=   as --ns, --keyfile and --log, for fstab
+  versions              host|vm|ct/ID/versions/root.pxar/FILE/TIME: all versions of each file
+  shadow-copy           host|vm|ct/ID/shadow/root.pxar/@GMT-...: for Samba's shadow_copy2
+  ns=, keyfile=, log=   as --ns, --keyfile and --log, for fstab; disk-keyfile= likewise
   endpoint=, cache=...  all repository options; a comma in a value is \\, or in "double quotes"
+  no-micro-vm           start none for a guest's disk: see drive-scsi0.img.d below
   noatime, nodev, ...   as for every mount; ro is always on
 
 in /etc/fstab, with a link /usr/local/bin/vaultway (also: mount -t fuse.vaultway -o ro,...):
@@ -43,6 +47,8 @@ what is there:
   host|vm|ct/ID/TIME/   snapshots, with `latest`; namespaces are in ns/NAME/
   root.pxar/            a backed-up tree       drive-scsi0.img   a disk, as a sparse raw file
   index.json            the manifest
+  drive-scsi0.img.d/    the files inside the disk: part1/, part1.raw, labels and VG-LV as links;
+                        part1.unclean/ was in use, and nothing here can replay its journal
 
 A snapshot whose key is missing is listed, but cannot be read; the log says which key it needs.
 """
@@ -76,6 +82,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
         "--log", metavar="FILE", help="log of the background process (default: syslog)"
     )
     add_key_options(mount)
+    add_disk_key_option(mount)
     umount = add_command(
         subparsers,
         "umount",
@@ -133,6 +140,7 @@ def _work(
         raise InvalidName(f"{what} {size}: a mount needs at least {MIN_MEMORY >> 20}M, two chunks")
     namespace = get_namespace(args)
     key = load_key(args)
+    guests = disk_keys((*args.disk_keyfile, *options.disk_keyfiles))
     settings = with_secrets(settings)
 
     def work(ready: "Callable[[], None]") -> None:
@@ -140,7 +148,9 @@ def _work(
         from store.repositories.repository import open_datastore
 
         with open_datastore(settings) as datastore:
-            request = MountRequest(repository_name(args), mountpoint, options, key, namespace)
+            request = MountRequest(
+                repository_name(args), mountpoint, options, key, namespace, guests
+            )
             serve(request, datastore, ready)
 
     return work

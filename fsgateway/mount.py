@@ -21,8 +21,10 @@ from fsgateway.readahead import Loader
 from fsgateway.reading import Reader
 from fsgateway.tree import NamespaceNode
 from fsgateway.view import View
+from fsgateway.views import show_views
 from store.datastore.chunk_cache import reads_at_once
 from store.datastore.datastore import Datastore
+from store.disks.disk import DiskOptions, Disks
 from store.errors import BackendError
 from store.format.crypt import CryptConfig
 from store.names import Namespace
@@ -45,6 +47,7 @@ class MountRequest:
         mountpoint: an existing directory, resolved.
         key: to read encrypted snapshots with.
         namespace: the part to show, with all below it.
+        disk_keys: what disks encrypted by their guests may be opened with.
     """
 
     repository: str
@@ -52,6 +55,7 @@ class MountRequest:
     options: MountOptions
     key: CryptConfig | None = None
     namespace: Namespace = ROOT
+    disk_keys: tuple[bytes, ...] = ()
 
 
 def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], None]) -> None:
@@ -70,7 +74,9 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
     background = Bridge(reads_at_once(backend, os.cpu_count() or 1, backend.parallelism))
     bridge = Bridge(reads_at_once(backend, THREADS, backend.parallelism))
     loader = Loader(bridge, background, datastore.memory_bytes, backend)
-    operations = _operations(request, datastore, bridge, loader)
+    disks = Disks(DiskOptions(request.disk_keys, use_machine=request.options.micro_vm))
+    view = View(datastore, request.key, datastore.memory_bytes, disks=disks)
+    operations = _operations(request, view, bridge, loader)
     with _libfuse_errors(request.mountpoint):
         options = request.options.for_fuse(request.repository)
         pyfuse3.init(operations, str(request.mountpoint), options)
@@ -78,14 +84,15 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
         trio.run(_run, request.mountpoint, loader, on_ready)
     finally:
         pyfuse3.close(unmount=True)
+        view.close()
     log.info("unmounted %s", request.mountpoint)
 
 
 def _operations(
-    request: MountRequest, datastore: Datastore, bridge: Bridge, loader: Loader
+    request: MountRequest, view: View, bridge: Bridge, loader: Loader
 ) -> VaultwayOperations:
     options = request.options
-    view = View(datastore, request.key, datastore.memory_bytes)
+    show_views(view, versions=options.versions, shadow_copy=options.shadow_copy)
     presentation = Presentation(os.geteuid(), os.getegid(), options.uid, options.gid, options.umask)
     return VaultwayOperations(
         view,

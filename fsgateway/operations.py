@@ -37,7 +37,7 @@ from fsgateway.inodes import EntryTable, Forgets, NodeTable, entry_inode, is_ent
 from fsgateway.listings import Listing, Listings, RecentEntries
 from fsgateway.names import PID_XATTR
 from fsgateway.reading import Reader
-from fsgateway.tree import Directory, LatestNode, Node, TreeNode
+from fsgateway.tree import Directory, LinkNode, Node, TreeNode
 from fsgateway.view import View
 from store.errors import StoreError
 from store.format.buffer import Buffer
@@ -140,11 +140,15 @@ class VaultwayOperations(pyfuse3.Operations):
         inode = self._number(node)
         if isinstance(described, Facts):
             return self._presentation.of_facts(inode, described)
-        return self._presentation.of_entry(inode, described, 1)
+        attributes = self._presentation.of_entry(inode, described, 1)
+        if isinstance(node, TreeNode):
+            attributes.entry_timeout = node.kept_s
+        return attributes
 
     def _number(self, node: Node) -> InodeT:
         if isinstance(node, TreeNode):
-            return entry_inode(self._entries.archive_number(node.path, lambda: Archive(node)), 0)
+            number = self._entries.archive_number(node.identity, lambda: Archive(node))
+            return entry_inode(number, 0)
         return self._nodes.number(node)
 
     async def _attributes_of_entry(self, inode: InodeT, entry: Entry) -> EntryAttributes:
@@ -201,7 +205,7 @@ class VaultwayOperations(pyfuse3.Operations):
         if is_entry(inode):
             return (await self._entry(inode)).target
         node = self._nodes.get(inode)
-        if not isinstance(node, LatestNode):
+        if not isinstance(node, LinkNode):
             raise OSError(errno.EINVAL, "not a symlink")
         # Every path below `latest` comes by here.
         target = node.known_target()
@@ -230,10 +234,13 @@ class VaultwayOperations(pyfuse3.Operations):
     async def _xattrs(self, inode: InodeT) -> dict[bytes, bytes]:
         if not is_entry(inode):
             return {}
+        archive, offset = self._entries.archive(inode)
+        if not offset and not await self._bridge.run(archive.node.is_open):
+            return {}  # `ls -l` of a disk does not open its file systems
         try:
             return xattrs_of(await self._entry(inode))
         except StoreError:
-            if self._entries.archive(inode)[1]:
+            if offset:
                 raise
             return {}  # the root of a tree that cannot be opened can still be listed
 

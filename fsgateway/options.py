@@ -44,7 +44,9 @@ class MountOptions:
     """How the mount looks and what it may use.
 
     uid, gid: show every file as theirs. umask: bits taken off every mode. log: as the option of
-    `vaultway mount`. repository: options of the repository. flags: passed on to libfuse.
+    `vaultway mount`. disk_keyfiles: as `--disk-keyfile`. micro_vm: may be started. versions,
+    shadow_copy: what groups show beside their snapshots. repository: options of the repository.
+    flags: passed on to libfuse.
     """
 
     allow_other: bool = False
@@ -53,6 +55,10 @@ class MountOptions:
     gid: int | None = None
     umask: int = 0
     log: str | None = None
+    disk_keyfiles: tuple[str, ...] = ()
+    micro_vm: bool = True
+    versions: bool = False
+    shadow_copy: bool = False
     repository: Mapping[str, Given] = field(default_factory=dict)
     flags: frozenset[str] = field(default_factory=frozenset)
 
@@ -97,6 +103,8 @@ def _with_value(options: MountOptions, name: str, value: str) -> MountOptions:
             return replace(options, umask=_number(name, value, 8) & 0o777)
         case "log":
             return replace(options, log=value)
+        case "disk-keyfile":
+            return replace(options, disk_keyfiles=(*options.disk_keyfiles, value))
         case _:
             return _of_repository(options, name, value)
 
@@ -123,6 +131,12 @@ def _flag(options: MountOptions, name: str) -> MountOptions:
             return replace(options, allow_other=True)
         case "default_permissions":
             return replace(options, default_permissions=True)
+        case "no-micro-vm":
+            return replace(options, micro_vm=False)
+        case "versions":
+            return replace(options, versions=True)
+        case "shadow-copy":
+            return replace(options, shadow_copy=True)
         case "rw":
             raise InvalidName("mount option rw: this version mounts read-only; use ro")
         case _:

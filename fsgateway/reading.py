@@ -11,9 +11,11 @@ from pyfuse3 import FileInfo, InodeT
 
 from fsgateway.archive import Archive
 from fsgateway.bridge import Bridge
+from fsgateway.disks import RawNode
 from fsgateway.handles import BytesFile, GuestFile, HandleTable, OpenFile, StreamFile
 from fsgateway.readahead import Loader, Way
 from fsgateway.tree import BlobNode, ImageNode, ManifestNode, Node
+from fsgateway.view import Content
 from store.datastore.archives import IndexedStream
 from store.errors import FormatError, IntegrityError
 from store.format.buffer import Buffer
@@ -39,10 +41,14 @@ class Reader:
         content = archive.content_if_cached(entry)
         if content is None:
             content = await self._bridge.run(archive.content, entry)
+        shares_way = content.size < OWN_WAY
+        way = archive.ways.of(content.start) if shares_way else Way(content.start)
+        return self._open_content(inode, content, way)
+
+    def _open_content(self, inode: InodeT, content: Content, way: Way) -> FileInfo:
         stream, start, size = content
         if not isinstance(stream, IndexedStream):
             return self._add(GuestFile(content), keep_cache=True)
-        way = archive.ways.of(start) if size < OWN_WAY else Way(start)
         return self._open_stream(inode, stream, start, size, way)
 
     async def open_node(self, inode: InodeT, node: Node) -> FileInfo:
@@ -50,6 +56,9 @@ class Reader:
         if isinstance(node, ImageNode):
             image = await self._bridge.run(node.open)
             return self._open_stream(inode, image.stream, 0, image.stream.size, Way(0))
+        if isinstance(node, RawNode):
+            content = node.content()
+            return self._open_content(inode, content, Way(content.start))
         if isinstance(node, BlobNode):
             return self._add(BytesFile(await self._bridge.run(node.read)), keep_cache=True)
         if isinstance(node, ManifestNode):

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fsgateway.attributes import BLOCK, CHANGING_S, NANOSECONDS, Facts
+from fsgateway.attributes import BLOCK, CHANGING_S, IMMUTABLE_S, NANOSECONDS, Facts
 from fsgateway.view import Image, SnapshotId, Tree, View
 from store.errors import NotFound, StoreError
 from store.format.blob import decode_blob
@@ -124,7 +124,7 @@ class TypeNode(Directory):
 
 @dataclass(frozen=True, slots=True)
 class GroupNode(Directory):
-    """A backup group: its finished snapshots, and `latest`."""
+    """A backup group: its finished snapshots, `latest`, and the views of the mount's options."""
 
     namespace: Namespace
     group: BackupGroup
@@ -144,10 +144,25 @@ class GroupNode(Directory):
             yield SnapshotNode(self.view, (*self.path, name), SnapshotId(self.namespace, snapshot))
         if snapshots:
             yield LatestNode(self.view, (*self.path, LATEST), self.namespace, self.group)
+            for show in self.view.group_views:
+                yield show(self.path, self.namespace, self.group)
 
 
 @dataclass(frozen=True, slots=True)
-class LatestNode(Node):
+class LinkNode(Node):
+    """A symlink."""
+
+    @abstractmethod
+    def target(self) -> str:
+        """Where it points now. Raises StoreError."""
+
+    @abstractmethod
+    def known_target(self) -> str | None:
+        """The same if nothing has to be read for it: for the event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatestNode(LinkNode):
     """The symlink to the newest snapshot."""
 
     namespace: Namespace
@@ -179,14 +194,18 @@ class SnapshotNode(Directory):
 
     def facts(self) -> Facts:
         # Its entry is asked again every second, for it may be forgotten; what is inside stays.
-        return Facts(DIRECTORY, mtime_ns=_mtime_ns(self.ident), timeout_s=CHANGING_S)
+        return Facts(DIRECTORY, mtime_ns=mtime_ns(self.ident), timeout_s=CHANGING_S)
 
     def children(self) -> Iterable[Node]:
+        from fsgateway.disks import DiskNode  # made of the nodes below
+
         reader = self.view.open(self.ident).reader
         files = {info.filename for info in reader.manifest.files}
         for name in reader.archives:
             kind = _kind_of(name, files)
             yield kind(self.view, (*self.path, name), self.ident, name)
+            if kind is ImageNode:
+                yield DiskNode(self.view, (*self.path, f"{name}.d"), self.ident, name)
         yield ManifestNode(self.view, (*self.path, MANIFEST_NAME), self.ident)
 
 
@@ -209,10 +228,23 @@ class TreeNode(FileNode):
     What is inside are entries of it (archive.py), its root directory too.
     """
 
+    def __str__(self) -> str:
+        return f"{self.ident}/{self.name}"
+
     def facts(self) -> Facts:
         """Without its key, or damaged: a closed directory of the size in the manifest."""
-        mtime = _mtime_ns(self.ident)
+        mtime = mtime_ns(self.ident)
         return Facts(stat.S_IFDIR | 0o500, self.stored_size(), mtime_ns=mtime, timeout_s=CHANGING_S)
+
+    @property
+    def identity(self) -> Path:
+        """Tells it from every other tree, also from what is later at its path."""
+        return self.path
+
+    @property
+    def kept_s(self) -> float:
+        """How long the kernel may keep its name."""
+        return IMMUTABLE_S
 
     def describe(self) -> Facts | Entry:
         """The root directory's entry, or `facts` when it cannot be read."""
@@ -225,6 +257,10 @@ class TreeNode(FileNode):
         """The tree, opened if it is not. Raises as `ArchiveTree`."""
         return self.view.open(self.ident).tree(self.name)
 
+    def is_open(self) -> bool:
+        """Whether `open` is quick."""
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class ImageNode(FileNode):
@@ -232,7 +268,7 @@ class ImageNode(FileNode):
 
     def facts(self) -> Facts:
         """Size by the manifest; blocks by the index, which leaves out the zero chunks."""
-        mtime = _mtime_ns(self.ident)
+        mtime = mtime_ns(self.ident)
         try:
             image = self.open()
         except StoreError:
@@ -251,7 +287,7 @@ class BlobNode(FileNode):
 
     def facts(self) -> Facts:
         size = self.view.blob_size(self.ident, self.name)
-        return Facts(PRIVATE_FILE, size, mtime_ns=_mtime_ns(self.ident))
+        return Facts(PRIVATE_FILE, size, mtime_ns=mtime_ns(self.ident))
 
     def read(self) -> bytes:
         """Raises KeyRequired, FormatError, IntegrityError, BackendError."""
@@ -265,7 +301,7 @@ class ManifestNode(Node):
     ident: SnapshotId
 
     def facts(self) -> Facts:
-        mtime = _mtime_ns(self.ident)
+        mtime = mtime_ns(self.ident)
         return Facts(PRIVATE_FILE, len(self.read()), mtime_ns=mtime, timeout_s=CHANGING_S)
 
     def read(self) -> bytes:
@@ -290,5 +326,6 @@ def _kind_of(name: str, files: set[str]) -> type[FileNode]:
     return BlobNode
 
 
-def _mtime_ns(ident: SnapshotId) -> int:
+def mtime_ns(ident: SnapshotId) -> int:
+    """When a snapshot was made."""
     return ident.snapshot.time * NANOSECONDS

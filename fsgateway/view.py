@@ -8,13 +8,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from threading import Lock
-from typing import Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from fsgateway.attributes import CHANGING_S
 from fsgateway.hardlinks import LinkBudget, Links, links_in_catalog, links_in_stream
 from store.datastore.archives import IndexedStream, SnapshotReader
 from store.datastore.chunk_cache import cache_over
 from store.datastore.datastore import Datastore, DatastoreStatus
+from store.disks.disk import Disk, Disks
 from store.errors import KeyRequired, StoreError, WrongKey
 from store.format.buffer import ReadAt
 from store.format.crypt import CryptConfig
@@ -23,6 +24,9 @@ from store.format.pxar.entries import Entry
 from store.format.pxar.items import HEADER_SIZE
 from store.names import BackupGroup, Namespace, Snapshot
 from store.trees.base import FileTree
+
+if TYPE_CHECKING:
+    from fsgateway.tree import Node
 
 OPEN_SNAPSHOTS = 32
 REMEMBERED = 4096
@@ -76,12 +80,16 @@ class Recent(Generic[K, T]):
             return found
         made = self._clock()
         value = make()
+        self.keep(key, value, made)
+        return value
+
+    def keep(self, key: K, value: T, made: float | None = None) -> None:
+        """Put a value in, `made` now if nothing else is said."""
         with self._lock:
-            self._values[key] = made, value
+            self._values[key] = self._clock() if made is None else made, value
             self._values.move_to_end(key)
             while len(self._values) > self._limit:
                 self._values.popitem(last=False)
-        return value
 
 
 class Content(NamedTuple):
@@ -186,6 +194,13 @@ class OpenSnapshot:
         except KeyRequired as error:
             raise self._explained(error) from error
 
+    def names(self, name: str) -> Accessor:
+        """A pxar archive without the content of its files, not kept here. Raises as `tree`."""
+        try:
+            return self.reader.open_names(name)
+        except KeyRequired as error:
+            raise self._explained(error) from error
+
     def image(self, name: str) -> Image:
         """A disk image. Raises as `tree`."""
         try:
@@ -224,14 +239,18 @@ class View:
         key: CryptConfig | None,
         cache_bytes: int,
         namespace: Namespace | None = None,
+        disks: Disks | None = None,
     ) -> None:
         self.datastore = datastore
         self.key = key
         self.cache_bytes = cache_bytes
         self.cache = cache_over(datastore.backend, cache_bytes)
         self.link_budget = LinkBudget()
+        self.disks = disks or Disks()
         self.namespace = namespace or Namespace()
         self.started_ns = time.time_ns()
+        # What a group has beside its snapshots: each makes its node, given where the group is.
+        self.group_views: list[Callable[[tuple[str, ...], Namespace, BackupGroup], Node]] = []
         self._open: Recent[SnapshotId, OpenSnapshot] = Recent(OPEN_SNAPSHOTS)
         self._namespaces: Recent[Namespace, list[Namespace]] = Recent(REMEMBERED)
         self._groups: Recent[Namespace, list[BackupGroup]] = Recent(REMEMBERED)
@@ -262,6 +281,16 @@ class View:
     def open(self, ident: SnapshotId) -> OpenSnapshot:
         """A snapshot, opened once while it is among those used last. Raises as OpenSnapshot."""
         return self._open.get(ident, lambda: OpenSnapshot(self, ident))
+
+    def disk(self, ident: SnapshotId, name: str) -> Disk:
+        """What is inside a disk image. Raises KeyRequired, IntegrityError, FormatError."""
+        return self.disks.open(
+            (ident, name), lambda: self.open(ident).image(name).stream, f"{ident}/{name}"
+        )
+
+    def close(self) -> None:
+        """End what disks were opened with."""
+        self.disks.close()
 
     def known_snapshots(self, namespace: Namespace, group: BackupGroup) -> list[Snapshot] | None:
         """The same if it was asked within the last second: for the event loop."""

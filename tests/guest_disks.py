@@ -1,137 +1,182 @@
-"""Disks as guests leave them: in use, just written to. Root and loop devices only."""
+"""Disks of guests, for tests: made by the kit, by the kernel, or copied while in use."""
 
 import hashlib
 import os
-import shutil
-import socket
 import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FILES = 200
-FILE_SYSTEMS = ("ext4", "xfs", "btrfs")
-# An ACL xattr: rwx for the owner, r-x for user 1000, r-x, mask r-x, nothing for others.
-ACL = bytes.fromhex(
-    "02000000 01000700ffffffff 02000500e8030000 04000500ffffffff 10000500ffffffff 20000000ffffffff"
-)
+from store.format.pxar.entries import Entry, EntryKind
+from store.trees.base import FileTree
+
+KIT = Path(__file__).parent / "kits" / "make-images.sh"
+# Fewer than the kit's own default: seconds, not minutes.
+FILES, BIG_MIB = 150, 8
+MKFS = {
+    "ext4": ("mkfs.ext4", "-q", "-F"),
+    "xfs": ("mkfs.xfs", "-q"),
+    "btrfs": ("mkfs.btrfs", "-q"),
+}
+
+Facts = tuple[str, int, int, int, int, str]
+"""Kind and modes, owner, group, size, mtime in ns (0: of a directory), link target or SHA-256."""
 
 
-def run(*command: object) -> None:
-    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+def make_kit(folder: Path, files: int = FILES, *images: str) -> None:
+    """All images of the kit, or those, and what is in them."""
+    command = [KIT, folder, str(files), str(BIG_MIB), *images]
+    subprocess.run(command, check=True, capture_output=True, timeout=540)
+
+
+def make_disk(image: Path, kind: str, size_mib: int, *options: str) -> None:
+    """A sparse image with an empty file system."""
+    with image.open("wb") as file:
+        file.truncate(size_mib << 20)
+    subprocess.run([*MKFS[kind], *options, image], check=True, capture_output=True)
 
 
 @contextmanager
-def mounted(image: Path, folder: Path, kind: str, options: str = "") -> Iterator[Path]:
-    folder.mkdir(exist_ok=True)
-    run("mount", "-t", kind, "-o", f"loop,{options}".rstrip(","), image, folder)
+def loop_mounted(image: Path, mountpoint: Path, options: str = "") -> Iterator[Path]:
+    """The kernel's own mount of an image, for a while."""
+    mountpoint.mkdir(exist_ok=True)
+    given = ",".join(("loop", options)).strip(",")
+    subprocess.run(["mount", "-o", given, image, mountpoint], check=True)
     try:
-        yield folder
+        yield mountpoint
     finally:
-        run("umount", folder)
+        subprocess.run(["umount", mountpoint], check=True)
 
 
-def disk_in_use(folder: Path, kind: str) -> Path:
-    """An image of a file system, copied while it is mounted and FILES files were just fsynced.
-
-    They are in `fresh/`; what else a file system can hold is in `tree/`.
-    """
-    image, copy = folder / f"{kind}.img", folder / f"{kind}-copy.img"
-    with image.open("wb") as file:
-        file.truncate((320 if kind == "xfs" else 160) << 20)
-    run(f"mkfs.{kind}", *(["-q"] if kind != "btrfs" else ["-q", "-m", "single"]), image)
-    with mounted(image, folder / "mnt", kind) as top:
-        if kind == "btrfs":
-            run("btrfs", "subvolume", "create", top / "sub")
-            (top / "sub/inside").write_bytes(b"in a subvolume\n")
-        make_tree(top / "tree")
-        if kind == "btrfs":
-            run("btrfs", "subvolume", "create", top / "sub/nested")
-            run("btrfs", "subvolume", "snapshot", top / "sub", top / "snap")
+def copy_while_mounted(image: Path, kind: str, files: int, folder: Path) -> None:
+    """Fill a file system, and copy its disk to `image` right after the last fsync: as a backup of a
+    running machine has it."""
+    disk = folder / f"{kind}-in-use.raw"
+    make_disk(disk, kind, 320)
+    with loop_mounted(disk, folder / f"{kind}-mount") as mount:
         os.sync()
-        write_fresh(top / "fresh")
-        shutil.copyfile(image, copy)
-    image.unlink()
-    return copy
-
-
-def write_fresh(folder: Path) -> None:
-    """FILES files, each durable when this returns, and in no place but the journal, may be."""
-    folder.mkdir()
-    for number in range(FILES):
-        with (folder / f"file{number:03d}").open("wb") as file:
-            file.write(fresh_content(number))
-            file.flush()
-            os.fsync(file.fileno())
+        fresh = mount / "fresh"
+        fresh.mkdir()
+        for number in range(files):
+            with (fresh / f"file-{number:03d}").open("wb") as file:
+                file.write(fresh_content(number))
+                file.flush()
+                os.fsync(file.fileno())
+        subprocess.run(["cp", "--sparse=always", disk, image], check=True)
 
 
 def fresh_content(number: int) -> bytes:
-    return b"%d\n" % number * (1 + number * 37 % 3000)
+    """What the file of that number has: some end in a block, some fill several."""
+    return f"{number}\n".encode() * (number * 37 + 1)
 
 
-def make_tree(top: Path) -> None:
-    """One of everything; owners, modes, times to the nanosecond, xattrs, ACLs."""
-    (top / "many").mkdir(parents=True)
-    for number in range(2500):  # several pages
-        (top / "many" / f"{number}-{'n' * 60}").touch()
-    (top / "file").write_bytes(b"content\n")
-    (top / "empty").touch()
-    (top / "large").write_bytes(b"".join(b"%015d\n" % number for number in range(200_000)))
-    with (top / "sparse").open("wb") as file:
-        file.seek(5 << 20)
-        file.write(b"end")
-    os.link(top / "file", top / "hard")
-    (top / "link").symlink_to("file")
-    (top / "long").symlink_to("x" * 300)
-    os.mkfifo(top / "fifo")
-    os.mknod(top / "char", stat.S_IFCHR | 0o600, os.makedev(10, 200))
-    os.mknod(top / "block", stat.S_IFBLK | 0o640, os.makedev(259, 70000))
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(top / "socket"))
-    (top / os.fsdecode(b"\xff\xfe odd \n name")).write_bytes(b"odd")
-    for number, name in enumerate(sorted(os.listdir(top))):
-        path = top / name
-        os.chown(path, 1000 + number, 2000, follow_symlinks=False)
-        if not path.is_symlink():
-            path.chmod((0o4755, 0o2711, 0o1777, 0o640)[number % 4])
-        times = (10**18 + number, (-(10**9) if number == 3 else 10**18) + number)
-        os.utime(path, ns=times, follow_symlinks=False)
-    os.setxattr(top / "file", "user.note", b"a\0b")
-    os.setxattr(top / "file", "trusted.note", b"x" * 900)
-    os.setxattr(top / "file", "system.posix_acl_access", ACL)
-    os.setxattr(top / "many", "system.posix_acl_default", ACL)
-    os.setxattr(top / "empty", "security.capability", bytes.fromhex("0100000200040000" + "00" * 12))
+def facts_of(path: str) -> Facts:
+    """All that is compared of one file."""
+    status = os.lstat(path)
+    detail, size, mtime = "", 0, status.st_mtime_ns
+    if stat.S_ISREG(status.st_mode):
+        size = status.st_size
+        with open(path, "rb") as file:
+            detail = hashlib.file_digest(file, "sha256").hexdigest()
+    elif stat.S_ISLNK(status.st_mode):
+        detail = os.readlink(path)
+    elif stat.S_ISDIR(status.st_mode):
+        mtime = 0
+    elif status.st_rdev:
+        detail = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    return stat.filemode(status.st_mode), status.st_uid, status.st_gid, size, mtime, detail
 
 
-Facts = dict[str, object]
-
-
-def facts_of(top: Path) -> dict[bytes, Facts]:
-    """All that a kernel says about each file below a mount, by path."""
-    found: dict[bytes, Facts] = {}
-    for folder, names, others in os.walk(os.fsencode(top)):
-        for name in names + others:
-            path = os.path.join(folder, name)
-            found[os.path.relpath(path, os.fsencode(top))] = facts(path)
+def tree_facts(root: Path) -> dict[str, Facts]:
+    """The same for everything below a directory, by path; lost+found left out."""
+    found = {}
+    for directory, directories, files in os.walk(root):
+        for name in directories + files:
+            path = os.path.join(directory, name)
+            if name != "lost+found":
+                found[os.path.relpath(path, root)] = facts_of(path)
     return found
 
 
-def facts(path: bytes) -> Facts:
-    status = os.lstat(path)
-    names = os.listxattr(path, follow_symlinks=False)
-    is_file, is_link = stat.S_ISREG(status.st_mode), stat.S_ISLNK(status.st_mode)
-    is_device = stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)
+def told_facts(folder: Path, which: str) -> dict[str, tuple[str, int, str]]:
+    """What the kit says of its trees: kind and, of a file, size and SHA-256, or link target."""
+    digests = {}
+    for line in (folder / f"{which}.sha256").read_text().splitlines():
+        digest, _, path = line.partition("  ./")
+        digests[path] = digest
+    told = {}
+    for line in (folder / f"{which}.meta").read_text().splitlines():
+        path, kind, _, size, _, target = line.split("\t")
+        told[path] = (kind, int(size) if kind == "f" else 0, digests.get(path, target))
+    return told
+
+
+def seen_facts(root: Path) -> dict[str, tuple[str, int, str]]:
+    """The same as a tree shows it."""
+    letters = {"-": "f"}
     return {
-        "mode": status.st_mode,
-        "owner": (status.st_uid, status.st_gid),
-        "mtime": status.st_mtime_ns,
-        "links": status.st_nlink,
-        "size": status.st_size if is_file else 0,
-        "sum": hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).digest() if is_file else b"",
-        "target": os.readlink(path) if is_link else b"",
-        "device": (os.major(status.st_rdev), os.minor(status.st_rdev)) if is_device else (0, 0),
-        "xattrs": {
-            os.fsencode(name): os.getxattr(path, name, follow_symlinks=False) for name in names
-        },
+        path: (letters.get(facts[0][0], facts[0][0]), facts[3], facts[5])
+        for path, facts in tree_facts(root).items()
+    }
+
+
+def children_of(pid: int) -> list[int]:
+    """The parsers that a process has running."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(") ")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(entry.name))
+    return found
+
+
+def program(*command: str) -> str:
+    """Run a system program, and return what it prints."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
+
+
+def walked_facts(tree: FileTree) -> dict[str, Facts]:
+    """The same of a FileTree as `tree_facts` of a mount of it."""
+    found: dict[str, Facts] = {}
+
+    def enter(directory: Entry, path: bytes) -> None:
+        for entry in tree.iterate(directory):
+            name = path + entry.name
+            if entry.name != b"lost+found":
+                found[os.fsdecode(name)] = _facts_of_entry(tree, entry)
+            if entry.kind is EntryKind.DIRECTORY:
+                enter(entry, name + b"/")
+
+    enter(tree.root(), b"")
+    return found
+
+
+def _facts_of_entry(tree: FileTree, entry: Entry) -> Facts:
+    metadata = entry.metadata
+    detail, mtime = "", metadata.mtime_s * 10**9 + metadata.mtime_ns
+    if entry.kind is EntryKind.FILE:
+        detail = hashlib.sha256(tree.read(entry, 0, entry.size)).hexdigest()
+    elif entry.kind is EntryKind.SYMLINK:
+        detail = os.fsdecode(entry.target)
+    elif entry.kind is EntryKind.DIRECTORY:
+        mtime = 0
+    elif any(entry.device):
+        detail = "{}:{}".format(*entry.device)
+    mode = stat.filemode(metadata.mode)
+    return mode, metadata.uid, metadata.gid, entry.size, mtime, detail
+
+
+def xattrs_at(path: str) -> dict[str, bytes]:
+    """What the kernel says of a file's extended attributes."""
+    return {
+        name: os.getxattr(path, name, follow_symlinks=False)
+        for name in os.listxattr(path, follow_symlinks=False)
     }

@@ -8,6 +8,11 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from store.disks.engines import machine
+
+# In no ordinary user's path.
+SMBD = shutil.which("smbd") or "/usr/sbin/smbd"
+SHADOW_COPY = "samba/vfs/shadow_copy2.so"
 WEED = str(Path(sys.executable).parent / "weed")
 
 
@@ -53,9 +58,40 @@ def _ceph() -> str:
     return _runs("ceph-mon", "--version") or _runs("radosgw", "--version")
 
 
+def _samba() -> str:
+    """With the module for previous versions, which has a package of its own in Debian 12."""
+    if not [*Path("/usr/lib").glob(f"*/{SHADOW_COPY}")]:
+        return f"no {SHADOW_COPY}"
+    return _runs(SMBD, "--version") or _runs("smbclient", "--version")
+
+
 LAB_PACKAGES = (
     "mmdebstrap", "busybox-static", "cpio", "kmod", "e2fsprogs", "qemu-utils", "qemu-system-x86",
 )  # fmt: skip
+
+
+def _images() -> str:
+    """Programs that make file systems of every kind, and a kernel that mounts ours by loop."""
+    programs = (
+        "mkfs.ext4",
+        "mkfs.xfs",
+        "mkfs.btrfs",
+        "mkntfs",
+        "ntfs-3g",
+        "mkfs.vfat",
+        "mcopy",
+        "sfdisk",
+    )
+    missing = [name for name in programs if shutil.which(name) is None]
+    known = Path("/proc/filesystems").read_text().split()
+    missing += [f"{kind} in the kernel" for kind in ("xfs", "btrfs") if kind not in known]
+    return f"missing: {', '.join(missing)}" if missing else _loop()
+
+
+def _microvm() -> str:
+    """What replays the journals of XFS and Btrfs."""
+    engine = machine()
+    return "not in this installation" if engine is None else engine.why_not("xfs")
 
 
 def _lab() -> str:
@@ -65,7 +101,8 @@ def _lab() -> str:
 
 PROBES = {
     "fuse": _fuse, "nbd": _nbd, "qemu": _qemu, "root": _root, "loop": _loop,
-    "s3": _s3, "ceph": _ceph, "lab": _lab,
+    "s3": _s3, "ceph": _ceph, "lab": _lab, "samba": _samba, "images": _images,
+    "microvm": _microvm,
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from itertools import accumulate
 from typing import NamedTuple, Protocol
 
@@ -11,7 +11,7 @@ from store.format.buffer import ReadAt
 from store.trees.base import FileTree
 
 
-class State(Enum):
+class State(StrEnum):
     """Whether what a part's file system shows is what its guest wrote last."""
 
     CLEAN = "clean"

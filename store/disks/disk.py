@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from functools import partial
 from threading import Lock
 from weakref import WeakSet
 
@@ -12,12 +11,11 @@ from store.disks.base import GuestTree, Part, SegmentStream, State
 from store.disks.engines import Engine, machine
 from store.disks.kept import Kept
 from store.disks.layout import Described, described, links_of, part_of
-from store.disks.overlay import Overlay
 from store.disks.parsers import wire
 from store.disks.parsers.probe import PARSED
 from store.disks.parsers.process import ENCRYPTED, Crew, Limits, ParserProcess
 from store.disks.parsers.tree import ChildStream, ParsedTree
-from store.errors import FormatError, IntegrityError, KeyRequired, StoreError
+from store.errors import ChunkMissing, FormatError, IntegrityError, KeyRequired, StoreError
 from store.format.buffer import ReadAt
 
 log = logging.getLogger(__name__)
@@ -45,7 +43,7 @@ class DiskOptions:
 class Disks:
     """The disks of a mount: few of them open, few children at work. Thread-safe; to be closed."""
 
-    def __init__(self, options: DiskOptions = DiskOptions()) -> None:  # noqa: B008 - frozen
+    def __init__(self, options: DiskOptions = DiskOptions()) -> None:
         self.options = options
         self.crew = Crew(limits=options.limits)
         self.machine: Engine | None = machine() if options.use_machine else None
@@ -56,6 +54,10 @@ class Disks:
     def open(self, key: Hashable, stream: Callable[[], ReadAt], name: str) -> "Disk":
         """The disk in an image; `key` says which image that is. Raises what `stream` raises."""
         return self._disks.get(key, lambda: Disk(stream(), name, self))
+
+    def opened(self, key: Hashable) -> GuestTree | None:
+        """A tree that is open."""
+        return self._trees.peek(key)
 
     def tree(self, key: Hashable, make: Callable[[], GuestTree]) -> GuestTree:
         """A tree that is open, or is opened now. Raises what `make` raises."""
@@ -85,12 +87,11 @@ class Disk:
         self.stream, self.name = stream, name
         self._disks = disks
         self._lock = Lock()
-        self._parts: list[Part] | None = None
-        self._streams: dict[str, ReadAt] = {}
-        self._recovery: dict[str, str] = {}
+        self._parts: list[DiskPart] | None = None
 
-    def parts(self) -> list[Part]:
-        """What the disk is made of, by number.
+    @property
+    def parts(self) -> "list[DiskPart]":
+        """What the disk is made of, by number; read when it is asked for first.
 
         A part that has to be recovered first is UNCLEAN only when nothing here can: then there is
         one WARNING, and its tree is as old as the disk.
@@ -102,7 +103,7 @@ class Disk:
                 self._parts = self._find_parts()
             return self._parts
 
-    def _find_parts(self) -> list[Part]:
+    def _find_parts(self) -> "list[DiskPart]":
         found = self._layout(self.stream, self.name)
         streams: dict[int, ReadAt] = {}
         for one in [*found]:
@@ -157,26 +158,32 @@ class Disk:
             raise
         return ChildStream(process, inode.number, inode.size)
 
-    def _finished(self, one: Described, links: tuple[str, ...], streams: dict[int, ReadAt]) -> Part:
+    def _finished(
+        self, one: Described, links: tuple[str, ...], streams: dict[int, ReadAt]
+    ) -> "DiskPart":
         part = replace(part_of(one), links=links)
         name = f"{self.name}: {part.name}"
-        stream = streams.get(one.number, self.stream)
-        self._streams[part.name] = SegmentStream(stream, part.segments, name)
+        raw = SegmentStream(streams.get(one.number, self.stream), part.segments, name)
+        needs_recovery = part.state is State.UNCLEAN
         if part.kind in ENCRYPTED:
-            return replace(part, state=State.LOCKED, detail=one.problem or "encrypted")
-        if part.state is State.UNCLEAN:
-            self._recovery[part.name] = part.detail
-            missing = self._cannot_recover(str(part.kind))
-            if not missing:
-                return replace(part, state=State.CLEAN)
-            log.warning(
-                "%s (%s) is shown as it was on the disk, %s; files written last may be missing: %s",
-                name, part.kind, part.detail, missing,
-            )  # fmt: skip
+            part = replace(part, state=State.LOCKED, detail=one.problem or "encrypted")
+        elif needs_recovery:
+            part = self._recoverable(part, name)
         elif part.state is State.CLEAN and part.kind not in PARSED:
             missing = self._why_no_machine(str(part.kind))
             if missing:
-                return replace(part, state=State.UNREADABLE, detail=missing)
+                part = replace(part, state=State.UNREADABLE, detail=missing)
+        return DiskPart(part, raw, name, self._disks, needs_recovery=needs_recovery)
+
+    def _recoverable(self, part: Part, name: str) -> Part:
+        """CLEAN, for it will be when it is opened; UNCLEAN when nothing here can see to that."""
+        missing = self._cannot_recover(str(part.kind))
+        if not missing:
+            return replace(part, state=State.CLEAN)
+        log.warning(
+            "%s (%s) is shown as it was on the disk, %s; files written last may be missing: %s",
+            name, part.kind, part.detail, missing,
+        )  # fmt: skip
         return part
 
     def _why_no_machine(self, kind: str) -> str:
@@ -185,63 +192,81 @@ class Disk:
 
     def _cannot_recover(self, kind: str) -> str:
         """Why nothing here can replay a journal of this kind; "" when something can."""
-        without_machine = self._why_no_machine(kind)
-        if not without_machine:
-            return ""
-        if kind in replay.KINDS:
-            return replay.why_not()
-        return without_machine
+        missing = [replay.why_not()] if kind in replay.KINDS else []
+        if "" not in missing:
+            missing.append(self._why_no_machine(kind))
+        return "" if "" in missing else "; ".join(missing)
 
     def close(self) -> None:
         """Close all that it shares with others: for who opened it by `open_disk`."""
         self._disks.close()
 
-    # ----- what is inside
 
-    def part(self, name: str) -> Part | None:
-        """The part of that name."""
-        return next((part for part in self.parts() if part.name == name), None)
+class DiskPart:
+    """A part of an open disk.
 
-    def raw(self, part: Part) -> ReadAt:
-        """A part's bytes; decrypted if a key opened it."""
-        self.parts()
-        return self._streams[part.name]
+    Attributes:
+        name, kind, size, links, state, detail: as `Part`.
+        raw: its bytes; decrypted if a key opened it.
+        has_tree: whether there is something to open, be it with a key.
+        directory: the name its tree goes by: `part1`, or `part1.unclean`.
+    """
 
-    def tree(self, part: Part) -> GuestTree:
-        """The files of a part, opened if they are not.
+    def __init__(
+        self, part: Part, raw: ReadAt, where: str, disks: Disks, *, needs_recovery: bool
+    ) -> None:
+        self.part, self.raw = part, raw
+        self.name, self.kind, self.size = part.name, part.kind, part.size
+        self.links, self.state, self.detail = part.links, part.state, part.detail
+        self.has_tree = part.state is not State.UNREADABLE
+        self.directory = f"{part.name}.unclean" if part.state is State.UNCLEAN else part.name
+        self._where, self._disks = where, disks
+        self._needs_recovery = needs_recovery
+
+    def opened_tree(self) -> GuestTree | None:
+        """Its files, if they are open."""
+        return self._disks.opened(self)
+
+    def open_tree(self) -> GuestTree:
+        """Its files, opened if they are not.
 
         Raises KeyRequired (encrypted, no key), FormatError (no file system), IntegrityError
         (damaged; the parser or the replay failed), and what the image raises.
         """
-        if part.state is State.LOCKED:
-            raise KeyRequired(f"{self.name}: {part.name} is encrypted ({part.kind}): {part.detail}")
-        if part.state is State.UNREADABLE:
-            raise FormatError(f"{self.name}: {part.name}: {part.detail}")
-        return self._disks.tree((self, part.name), partial(self._open, part))
+        if self.state is State.LOCKED:
+            raise KeyRequired(f"{self._where} is encrypted ({self.kind}): {self.detail}")
+        if self.state is State.UNREADABLE:
+            raise FormatError(f"{self._where}: {self.detail}")
+        return self._disks.tree(self, self._open)
 
-    def _open(self, part: Part) -> GuestTree:
-        blocks, engine = self._streams[part.name], self._disks.machine
-        if part.name in self._recovery and part.state is State.CLEAN:
-            return self._recovered(part, blocks)
-        if part.kind in PARSED:
-            return self._parsed(part, blocks)
-        assert engine is not None  # or it would be UNREADABLE
-        return engine.open(part, blocks)
+    def _open(self) -> GuestTree:
+        """By the parsers if they can; the machine's kernel knows what they do not."""
+        try:
+            if self._needs_recovery and self.state is State.CLEAN:
+                return self._recovered()
+            return self._parsed(self.raw) if self.kind in PARSED else self._by_machine()
+        except ChunkMissing:
+            raise
+        except IntegrityError as error:
+            engine = self._disks.machine
+            if self.kind not in PARSED or engine is None or engine.why_not(str(self.kind)):
+                raise
+            log.info("%s: the micro-VM is tried: %s", self._where, error)
+            return self._by_machine()
 
-    def _recovered(self, part: Part, blocks: ReadAt) -> GuestTree:
+    def _recovered(self) -> GuestTree:
         """With its journal replayed, by the quickest way there is here."""
-        if part.kind in replay.KINDS and not replay.why_not():
-            return self._parsed(part, self._replayed(part, blocks))
+        if self.kind in replay.KINDS and not replay.why_not():
+            return self._parsed(replay.replayed(self.raw, self._where, OVERLAY_MEMORY))
+        return self._by_machine()
+
+    def _by_machine(self) -> GuestTree:
         engine = self._disks.machine
-        assert engine is not None  # or it would be UNCLEAN
-        return engine.open(part, blocks)
+        assert engine is not None  # or its state would say so
+        return engine.open(self.part, self.raw)
 
-    def _replayed(self, part: Part, blocks: ReadAt) -> Overlay:
-        return replay.replayed(blocks, f"{self.name}: {part.name}", OVERLAY_MEMORY)
-
-    def _parsed(self, part: Part, blocks: ReadAt) -> GuestTree:
-        name = f"{self.name}: {part.name}"
-        process = ParserProcess(blocks, str(part.kind), self._disks.crew, name)
+    def _parsed(self, blocks: ReadAt) -> GuestTree:
+        process = ParserProcess(blocks, str(self.kind), self._disks.crew, self._where)
         try:
             return ParsedTree(process)
         except StoreError:
@@ -249,6 +274,6 @@ class Disk:
             raise
 
 
-def open_disk(stream: ReadAt, name: str = "disk", options: DiskOptions = DiskOptions()) -> Disk:  # noqa: B008 - frozen
+def open_disk(stream: ReadAt, name: str = "disk", options: DiskOptions = DiskOptions()) -> Disk:
     """One disk by itself; `close()` it when done."""
     return Disk(stream, name, Disks(options))

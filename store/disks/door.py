@@ -115,6 +115,9 @@ class Door:
         self._listener.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _is_closing(self) -> bool:
+        return self._closing
+
     def _accept(self) -> None:
         while not self._closing:
             try:
@@ -125,7 +128,7 @@ class Door:
             thread = Thread(target=self._serve, args=(client,), name="disk-door", daemon=True)
             self._threads.append(thread)
             thread.start()
-            if self._closing:  # it came in while the others were being shown out
+            if self._is_closing():  # it came in while the others were being shown out
                 with suppress(OSError):
                     client.shutdown(socket.SHUT_RDWR)
 
@@ -153,7 +156,7 @@ class Door:
                 return True
             client.sendall(self._answer(option))
             if option in (OPT_GO, OPT_ABORT):
-                return option == OPT_GO
+                return bool(option == OPT_GO)
 
     def _answer(self, option: int) -> bytes:
         if option in (OPT_GO, OPT_INFO):
@@ -181,8 +184,7 @@ class Door:
             return errno.ENOSPC, b""
         except (StoreError, OSError) as error:
             log.debug("disk door: %s", error)
-            code = error.errno if isinstance(error, (OSError, StoreError)) else None
-            return code or errno.EIO, b""
+            return error.errno or errno.EIO, b""
 
     def _do(self, request: Request, data: bytes) -> bytes:
         stream = self._stream

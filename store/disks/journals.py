@@ -3,7 +3,7 @@
 Each function reads a few blocks of one file system and answers with one line for people, "" when
 it is clean. What it cannot make out it calls not clean.
 
-Source: linux fs/ext4/ext4.h, fs/xfs/{xfs_log_recover.c,libxfs/xfs_log_format.h,libxfs/xfs_format.h},
+Source: linux fs/ext4/ext4.h, fs/xfs/xfs_log_recover.c, fs/xfs/libxfs/xfs_{log_,}format.h,
 fs/btrfs (struct btrfs_super_block), fs/ntfs3/ntfs.h and fslog.c.
 """
 
@@ -22,7 +22,7 @@ _BASIC = 512
 # The largest log record is 256 KiB, and its headers.
 _RECORD_BLOCKS = 1024
 _MFT_LOGFILE, _MFT_VOLUME = 2, 3
-_ATTR_VOLUME_INFORMATION, _ATTR_DATA = 0x70, 0x80
+_ATTR_VOLUME_NAME, _ATTR_VOLUME_INFORMATION, _ATTR_DATA = 0x60, 0x70, 0x80
 _NTFS_DIRTY = 1
 _RESTART_CLEAN = 2
 _NO_CLIENT = 0xFFFF
@@ -130,7 +130,8 @@ def _last_record(read: PReadable, count: int, head: int) -> tuple[int, bytes] | 
     return None
 
 
-def _ntfs(pread: _Pread) -> str:
+def _ntfs_records(pread: _Pread) -> tuple[int, int, int]:
+    """Where the file records are, how large one is, and how large a cluster."""
     boot = pread(0, 512)
     sector, per_cluster = struct.unpack_from("<H", boot, 11)[0], boot[13]
     cluster = sector * (per_cluster if per_cluster <= 0x80 else 1 << 256 - per_cluster)
@@ -139,6 +140,22 @@ def _ntfs(pread: _Pread) -> str:
     size = 1 << -size if size < 0 else size * cluster
     if not 256 <= size <= 65536:
         raise ValueError(f"file records of {size} bytes")
+    return mft, size, cluster
+
+
+def ntfs_label(pread: _Pread) -> bytes:
+    """The name of an NTFS volume, in UTF-8; b"" when there is none."""
+    try:
+        mft, size, _ = _ntfs_records(pread)
+        name = _attribute(pread(mft + _MFT_VOLUME * size, size), _ATTR_VOLUME_NAME)
+        length, start = struct.unpack_from("<I", name, 16)[0], struct.unpack_from("<H", name, 20)[0]
+    except (struct.error, IndexError, ValueError, OverflowError):
+        return b""
+    return name[start : start + length].decode("utf-16-le", "replace").encode()
+
+
+def _ntfs(pread: _Pread) -> str:
+    mft, size, cluster = _ntfs_records(pread)
     information = _attribute(pread(mft + _MFT_VOLUME * size, size), _ATTR_VOLUME_INFORMATION)
     value = struct.unpack_from("<H", information, 20)[0]
     if struct.unpack_from("<H", information, value + 10)[0] & _NTFS_DIRTY:

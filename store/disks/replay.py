@@ -40,7 +40,7 @@ def why_not() -> str:
     """What is missing here to replay with; "" when nothing is."""
     for program, package in (
         ("e2fsck", "e2fsprogs"),
-        ("nbdfuse", "libnbd-bin"),
+        ("nbdfuse", "libnbd-bin, or nbdfuse where that is a package"),
         ("fusermount3", "fuse3"),
         ("prlimit", "util-linux"),
     ):
@@ -119,10 +119,9 @@ def _start(command: list[str], user: int | None = None) -> subprocess.Popen[byte
 
 
 def _wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until the file is mounted; only its owner can see whether it is, so ask as the kernel does."""
+    """Until the file is mounted."""
     deadline = time.monotonic() + START_S
-    folder = str(file.parent)
-    while not os.path.ismount(folder):  # noqa: PTH - not Path.is_mount: it hides EACCES
+    while not file.parent.is_mount():
         if process.poll() is not None:
             said = process.communicate()[0].decode(errors="replace").strip().splitlines()
             raise IntegrityError(f"nbdfuse does not start: {said[-1] if said else 'no reason'}")

@@ -80,7 +80,7 @@ def test_names(mounts: dict[str, Path]) -> None:
     assert os.readlink(split / "latest") == "2025-01-03T00:00:00Z"
     assert sorted(os.listdir(split / "latest")) == ["index.json", "root.pxar"]
     assert sorted(os.listdir(root / "vm/100/latest")) == [
-        "drive-scsi0.img", "index.json", "qemu-server.conf",
+        "drive-scsi0.img", "drive-scsi0.img.d", "index.json", "qemu-server.conf",
     ]  # fmt: skip
 
 

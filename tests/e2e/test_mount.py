@@ -279,7 +279,8 @@ class TestProtection:
         with mounted(repository, tmp_path / "m", "--log", log, *options) as mount:
             image = mount / "vm/1/latest/disk.img"
             assert image.stat().st_size == 5 * MIB
-            assert names(mount / "vm/1/latest") == ["a.conf", "disk.img", "index.json"]
+            listed = ["a.conf", "disk.img", "disk.img.d", "index.json"]
+            assert names(mount / "vm/1/latest") == listed
             assert b"disk.img.fidx" in (mount / "vm/1/latest/index.json").read_bytes()
             for path in (image, mount / "vm/1/latest/a.conf") * 5:
                 with pytest.raises(PermissionError):

@@ -79,7 +79,7 @@ class Btrfs:
     def _find_roots(self) -> dict[int, int]:
         """Where the tree of each subvolume is, by its id; `_root_tree` knows all trees."""
         found, key = {}, (0, 0, 0)
-        for (ident, kind, _), data in _items(self._fs._root_tree, key):  # noqa: SLF001
+        for (ident, kind, _), data in _items(self._fs._root_tree, key):
             if kind == _ROOT_ITEM and (ident == TOP or FIRST <= ident <= LAST):
                 found[ident] = struct.unpack_from("<Q", data, 176)[0]
         return found
@@ -107,7 +107,8 @@ class Btrfs:
         subvolume, ident = self._split(number)
         if ident == _EMPTY_DIRECTORY:
             return Inode(number, 0o040755)
-        found, xattrs = None, []
+        found: Inode | None = None
+        xattrs: list[tuple[bytes, bytes]] = []
         for (at, kind, _), data in _items(self._tree(subvolume), (ident, _INODE_ITEM, 0)):
             if at != ident or kind > _XATTR:
                 break
@@ -153,7 +154,7 @@ class Btrfs:
     def _is_here(self, child: int, parent: int) -> bool:
         """Whether a subvolume lies in that other one; in a snapshot of it there is only a name."""
         key = child, _ROOT_BACKREF, parent
-        found = next(_items(self._fs._root_tree, key), None)  # noqa: SLF001
+        found = next(_items(self._fs._root_tree, key), None)
         return child in self._roots and found is not None and found[0] == key
 
     # ----- content
@@ -175,9 +176,9 @@ class Btrfs:
 
     def _place(self, address: int, size: int) -> int | None:
         """Where a logical address is on the disk; None when it is striped, or over several."""
-        for chunk in self._fs._logical_fh.chunks:  # noqa: SLF001
+        for chunk in self._fs._logical_fh.chunks:
             skip = address - chunk.offset
-            if 0 <= skip and skip + size <= chunk.length:
+            if skip >= 0 and skip + size <= chunk.length:
                 stripe = chunk.stripes[0]
                 return None if chunk.type & _STRIPED or stripe.fh is None else stripe.offset + skip
         return None
@@ -215,7 +216,7 @@ class Btrfs:
         return whole[start : start + size].ljust(size, b"\0")
 
     def _logical(self, address: int, size: int) -> bytes:
-        stream = self._fs._logical_fh  # noqa: SLF001
+        stream = self._fs._logical_fh
         stream.seek(address)
         data = bytes(stream.read(size))
         if len(data) != size:
@@ -238,11 +239,10 @@ class Btrfs:
     def _extents(self, number: int, size: int) -> Iterator[_Extent]:
         """The pieces of a file in order, holes as pieces without an address."""
         subvolume, ident = self._split(number)
-        position, count = 0, 0
-        for (at, kind, offset), data in _items(self._tree(subvolume), (ident, _EXTENT_DATA, 0)):
+        position, items = 0, _items(self._tree(subvolume), (ident, _EXTENT_DATA, 0))
+        for count, ((at, kind, offset), data) in enumerate(items):
             if at != ident or kind != _EXTENT_DATA or position >= size:
                 break
-            count += 1
             if offset < position or count > MAX_EXTENTS:
                 raise BadFile("extents that overlap")
             if offset > position:
@@ -291,7 +291,7 @@ def _from_node(
     key: Key,
     level: int | None,
 ) -> Iterator[tuple[Key, memoryview]]:
-    node, _ = tree._read_node(address)  # noqa: SLF001
+    node, _ = tree._read_node(address)
     count, here = struct.unpack_from("<IB", node, 96)
     if here > 8 or (level is not None and here != level):
         raise BadFile("a tree whose levels are mixed up")
@@ -336,6 +336,6 @@ def _unpacked(data: bytes, compression: int, size: int, sector: int) -> bytes:
         if sector - at % sector < 4:  # a length is never cut by the end of a sector
             at += sector - at % sector
         length = int.from_bytes(data[at : at + 4], "little")
-        found += lzo.decompress(data[at + 4 : at + 4 + length], False, sector)  # noqa: FBT003
+        found += lzo.decompress(data[at + 4 : at + 4 + length], False, sector)
         at += 4 + length
     return bytes(found[:size])

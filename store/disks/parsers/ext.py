@@ -75,7 +75,7 @@ class Ext:
         shift = struct.unpack_from("<I", raw, 24)[0]
         if shift > 6:
             raise BadFile(f"ext blocks of 2^{10 + shift} bytes")
-        self._block = 1024 << shift
+        self._block: int = 1024 << shift
         self._count, self._per_group = (struct.unpack_from("<I", raw, at)[0] for at in (0, 40))
         self._first = struct.unpack_from("<I", raw, 20)[0]
         self._blocks_per_group = struct.unpack_from("<I", raw, 32)[0]
@@ -102,17 +102,18 @@ class Ext:
         if self._incompatible & _META_BG and meta >= self._first_meta:
             first = meta * per_block
             block = self._first + first * self._blocks_per_group + self._has_super(first)
+            block += self._block == 1024 and not first and not self._first  # clusters
         else:
-            block = self._first + 1 + meta
+            block = (2 if self._block == 1024 else 1) + meta
         raw = exactly(
             self._blocks,
             block * self._block + group % per_block * self._descriptor,
             self._descriptor,
         )
-        table = struct.unpack_from("<I", raw, 8)[0]
+        table = int(struct.unpack_from("<I", raw, 8)[0])
         if self._descriptor >= 64:
             table |= struct.unpack_from("<I", raw, 40)[0] << 32
-        return int(table) * self._block
+        return table * self._block
 
     @staticmethod
     def _has_super(group: int) -> int:
@@ -295,7 +296,7 @@ class Ext:
                 yield name, value
 
     def _xattrs(self, raw: _Raw) -> list[tuple[bytes, bytes]]:
-        found = []
+        found: list[tuple[bytes, bytes]] = []
         start = 128 + self._extra_size(raw.whole)
         if start + 8 <= len(raw.whole) and raw.whole[start : start + 4] == _MAGIC:
             found += self._xattr_entries(raw.whole[start + 4 :], 0, 0)

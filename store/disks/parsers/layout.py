@@ -44,7 +44,7 @@ class Layout:
         } | more
 
     def _volumes(self, found: list[Partition], parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        volumes, problems = [], []
+        volumes: list[Physical] = []
         for index, (partition, part) in enumerate(zip(found, parts, strict=True)):
             if part["kind"] != "lvm2-pv":
                 continue
@@ -55,7 +55,7 @@ class Layout:
                 part["problem"] = str(error)
                 continue
             volumes += [volume] if volume else []
-        return self._numbered(found, volumes) + problems
+        return self._numbered(found, volumes)
 
     def _numbered(self, found: list[Partition], volumes: list[Physical]) -> list[dict[str, Any]]:
         number, parts = max(part.number for part in found), []

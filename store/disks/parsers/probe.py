@@ -3,6 +3,7 @@
 import struct
 from typing import NamedTuple
 
+from store.disks.journals import ntfs_label
 from store.disks.parsers.files import Blocks
 from store.disks.parsers.lvm import is_physical
 
@@ -36,7 +37,7 @@ def probe(blocks: Blocks) -> Found:
     """Look at a part. Raises nothing but what reading it raises."""
     head = blocks.pread(0, 512)
     if head[3:11] == b"NTFS    ":
-        return Found("ntfs")
+        return Found("ntfs", ntfs_label(blocks.pread))
     if head[3:11] == b"EXFAT   ":
         return Found("exfat")
     if head[:4] == b"XFSB":

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 
@@ -23,8 +23,12 @@ from store.format.buffer import ReadAt
 log = logging.getLogger(__name__)
 
 PACKAGES = Path(__file__).resolve().parents[3]
+CHILD = "store.disks.parsers.child"
 CHILDREN = 4
 ENCRYPTED = ("luks", "bitlocker")
+# A key is made from a passphrase slowly on purpose, with up to 1 GiB.
+UNLOCKING_S = 90.0
+UNLOCKING_MEMORY = 1280 << 20
 START_S = 30.0
 ROUNDS = 60
 
@@ -48,7 +52,7 @@ class Limits:
 class Crew:
     """The children of a mount: the `limit` used last live, the others are ended. Thread-safe."""
 
-    def __init__(self, limit: int = CHILDREN, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
+    def __init__(self, limit: int = CHILDREN, limits: Limits = Limits()) -> None:
         self.limits = limits
         self._limit = limit
         self._lock = Lock()
@@ -95,6 +99,9 @@ class ParserProcess:
         self.stream, self.kind, self.name = stream, kind, name
         self._keys = keys
         self._crew, self._limits = crew, crew.limits
+        if kind in ENCRYPTED:
+            memory = crew.limits.memory + UNLOCKING_MEMORY
+            self._limits = replace(crew.limits, seconds=UNLOCKING_S, memory=memory)
         self._lock = Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
@@ -131,6 +138,8 @@ class ParserProcess:
     def _started(self) -> socket.socket:
         if self._closed:
             raise _Broken("closed")
+        if self._child is not None and self._child.poll() is not None:
+            self._kill()  # it was killed by somebody else while it had nothing to do
         if self._link is None:
             self._link = self._start()
             if self.kind in ENCRYPTED:
@@ -150,13 +159,13 @@ class ParserProcess:
         with theirs:
             self._child = subprocess.Popen(
                 [
-                    sys.executable, "-s", "-m", "store.disks.parsers.child",
+                    sys.executable, "-s", "-m", CHILD,
                     str(theirs.fileno()), str(self.stream.size), self.kind,
                     str(limits.memory), str(limits.seconds), str(limits.entries),
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                env={"PYTHONPATH": str(PACKAGES), "LANG": "C.UTF-8"},
+                env={"PYTHONPATH": str(PACKAGES), "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"},
                 start_new_session=True,  # Ctrl-C in a terminal is for the mount
             )  # fmt: skip
         log.debug("%s: parser %s started as %d", self.name, self.kind, self._child.pid)

@@ -14,25 +14,28 @@ import struct
 import sys
 
 NOBODY = 65534
-_PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
-_SECCOMP_MODE_FILTER = 2
+_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+_SECCOMP_SET_MODE_FILTER, _ALL_THREADS = 1, 1
 _ALLOW, _KILL, _ERRNO_EPERM = 0x7FFF0000, 0x80000000, 0x00050001
 _LOAD, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT = 0, 4
 # By machine: what the kernel calls it, and the numbers of
 #   read write close fstat lseek mmap mprotect munmap brk rt_sigaction rt_sigprocmask rt_sigreturn
 #   mremap madvise sendto recvfrom sendmsg recvmsg exit exit_group futex clock_gettime gettimeofday
-#   getrandom getpid gettid setitimer sigaltstack restart_syscall
+#   getrandom getpid gettid setitimer sigaltstack restart_syscall sched_yield sched_getaffinity
+# and of seccomp itself.
 _SYSTEM_CALLS = {
     "x86_64": (
         0xC000003E,
         (0, 1, 3, 5, 8, 9, 10, 11, 12, 13, 14, 15, 25, 28, 44, 45, 46, 47, 60, 231, 202, 228, 96,
-         318, 39, 186, 38, 131, 219),
+         318, 39, 186, 38, 131, 219, 24, 204),
+        317,
     ),
     "aarch64": (
         0xC00000B7,
         (63, 64, 57, 80, 62, 222, 226, 215, 214, 134, 135, 139, 216, 233, 206, 207, 211, 212, 93,
-         94, 98, 113, 169, 278, 172, 178, 103, 132, 128),
+         94, 98, 113, 169, 278, 172, 178, 103, 132, 128, 124, 123),
+        277,
     ),
 }  # fmt: skip
 
@@ -71,10 +74,15 @@ def filter_system_calls() -> None:
     known = _SYSTEM_CALLS.get(platform.machine())
     if known is None or sys.byteorder != "little":
         return
-    program = bpf(*known)
+    architecture, allowed, seccomp = known
+    program = bpf(architecture, allowed)
     buffer = ctypes.create_string_buffer(program, len(program))
     described = _Program(len(program) // 8, ctypes.addressof(buffer))
-    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(described))
+    libc = ctypes.CDLL(None, use_errno=True)
+    address = ctypes.c_ulong(ctypes.addressof(described))
+    if libc.syscall(seccomp, _SECCOMP_SET_MODE_FILTER, _ALL_THREADS, address):
+        code = ctypes.get_errno()
+        raise OSError(code, f"seccomp: {os.strerror(code)}")
 
 
 def bpf(architecture: int, allowed: tuple[int, ...]) -> bytes:
@@ -91,9 +99,9 @@ def bpf(architecture: int, allowed: tuple[int, ...]) -> bytes:
     return b"".join(struct.pack("<HBBI", *step) for step in steps)
 
 
-def _prctl(option: int, value: int, argument: int = 0) -> None:
+def _prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     zero = ctypes.c_ulong(0)
-    if libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(argument), zero, zero):
+    if libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero):
         code = ctypes.get_errno()
         raise OSError(code, f"prctl({option}): {os.strerror(code)}")

@@ -1,6 +1,6 @@
 """Partition tables: GPT, and MBR with its logical partitions. Numbers as Linux counts them.
 
-    MBR: 446 bytes of code, four entries (status, CHS, type, CHS, first sector u32, sectors u32), 55AA
+    MBR: 446 bytes of code, four entries (status, CHS, type, CHS, first sector, sectors), 55AA
     GPT: "EFI PART" in sector 1; entries of 128 bytes or more (type, id, first, last sector, flags,
          name), each table with a CRC and a copy at the end of the disk
 
@@ -69,7 +69,7 @@ def _is_file_system(boot: bytes) -> bool:
 
 
 def _mbr(blocks: Blocks, entries: list[tuple[int, int, int, int]]) -> list[Partition]:
-    found = []
+    found: list[Partition] = []
     for index, (_, kind, first, sectors) in enumerate(entries, 1):
         if kind in EXTENDED and sectors:
             found += _logical(blocks, first)
@@ -80,7 +80,8 @@ def _mbr(blocks: Blocks, entries: list[tuple[int, int, int, int]]) -> list[Parti
 
 def _logical(blocks: Blocks, base: int) -> list[Partition]:
     """The chain of tables in an extended partition: each has one partition and the next table."""
-    found, table, seen = [], base, set[int]()
+    found: list[Partition] = []
+    table, seen = base, set[int]()
     while table not in seen and len(seen) < MAX_LOGICAL:
         seen.add(table)
         sector = blocks.pread(table * SECTOR, SECTOR)
@@ -103,7 +104,7 @@ def _logical(blocks: Blocks, base: int) -> list[Partition]:
 def _gpt(blocks: Blocks) -> list[Partition] | None:
     """None when neither the table nor its copy is one."""
     for sector in (SECTOR, 4096):
-        for place in (sector, (blocks.size // sector - 1) * sector):
+        for place in (sector, max(1, blocks.size // sector - 1) * sector):
             found = _gpt_at(blocks, place, sector)
             if found is not None:
                 return found
@@ -127,7 +128,7 @@ def _gpt_at(blocks: Blocks, place: int, sector: int) -> list[Partition] | None:
         return None
     if zlib.crc32(table) != table_crc:
         return None
-    found = []
+    found: list[Partition] = []
     for index in range(count):
         kind, _, start, last, _, _ = _GPT_ENTRY.unpack_from(table, index * entry_size)
         if any(kind) and start <= last and len(found) < MAX_PARTITIONS:

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 from functools import lru_cache
 
+from store.disks.attributes import encode_attributes
 from store.disks.base import SegmentStream
 from store.disks.parsers import wire
 from store.disks.parsers.files import HOLE, BadFile, Inode, Run
@@ -12,15 +13,7 @@ from store.disks.parsers.process import ParserProcess
 from store.disks.parsers.runs import RunStream
 from store.errors import FormatError, IntegrityError
 from store.format.buffer import ReadAt
-from store.format.pxar.acl import ACCESS_XATTR, DEFAULT_XATTR
-from store.format.pxar.entries import (
-    Entry,
-    EntryKind,
-    Metadata,
-    acl_from_xattrs,
-    encode_metadata,
-    encode_stat,
-)
+from store.format.pxar.entries import Entry, EntryKind, encode_stat
 
 KINDS = {
     stat.S_IFREG: EntryKind.FILE,
@@ -31,8 +24,6 @@ KINDS = {
     stat.S_IFIFO: EntryKind.FIFO,
     stat.S_IFSOCK: EntryKind.SOCKET,
 }
-CAPABILITY = b"security.capability"
-NAMESPACES = (b"user.", b"trusted.", b"security.")
 OPENED = 256
 # A `payload_offset` no file has: its inode cannot be read, so neither can it.
 UNREADABLE = (1 << 64) - 1
@@ -182,20 +173,5 @@ def _in_one_piece(stream: ReadAt, runs: list[Run]) -> tuple[ReadAt, int] | None:
 
 
 def _metadata(inode: Inode) -> bytes:
-    """The pxar items of an inode; an ACL or xattr that pxar has no room for is left out."""
-    seconds, nanoseconds = divmod(inode.mtime_ns, 1_000_000_000)
-    if not inode.xattrs:
-        return encode_stat(inode.mode, 0, inode.uid, inode.gid, seconds, nanoseconds)
-    found = dict(inode.xattrs)
-    metadata = Metadata(inode.mode, 0, inode.uid, inode.gid, seconds, nanoseconds)
-    metadata.fcaps = found.pop(CAPABILITY, None)
-    try:
-        metadata.acl = acl_from_xattrs(
-            found.pop(ACCESS_XATTR, None), found.pop(DEFAULT_XATTR, None)
-        )
-        metadata.xattrs = tuple(
-            (name, value) for name, value in found.items() if name.startswith(NAMESPACES)
-        )
-        return encode_metadata(metadata)
-    except FormatError:
-        return encode_stat(inode.mode, 0, inode.uid, inode.gid, seconds, nanoseconds)
+    owner, mtime = (inode.uid, inode.gid), divmod(inode.mtime_ns, 1_000_000_000)
+    return encode_attributes(inode.mode, owner, mtime, inode.xattrs)

@@ -114,7 +114,7 @@ def _decode_xattrs(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def encode_runs(runs: list[Run] | None) -> bytes:
-    """`\\0` for none, else `\\1` and the runs."""
+    """A byte of 0 for none; else one of 1, and the runs."""
     if runs is None:
         return b"\0"
     return b"\1" + b"".join(RUN.pack(*run) for run in runs)

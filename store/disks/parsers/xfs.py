@@ -13,14 +13,26 @@ from dissect.xfs import xfs as dissect
 
 from store.disks.parsers.acls import from_xfs
 from store.disks.parsers.blocks import BlockFile, CachedBlocks
-from store.disks.parsers.files import HOLE, BadFile, Inode, Run, exactly, joined, readable
+from store.disks.parsers.files import (
+    HOLE,
+    BadFile,
+    Inode,
+    Run,
+    exactly,
+    joined,
+    read_runs,
+    readable,
+)
 
 LOCAL, EXTENTS = 1, 2
 MAX_NUMBER = 1 << 46
 MAX_LINK = 1024
 KEPT = 4096
-_ATTR_ROOT, _ATTR_SECURE, _INCOMPLETE = 2, 8, 0x80
+_ATTR_ROOT, _ATTR_SECURE, _INCOMPLETE = 2, 4, 0x80
 _SYMLINK_HEADER = 56
+_DATA_BLOCKS = (b"XD2B", b"XD2D", b"XDB3", b"XDD3")
+# From here on a directory's blocks are its index.
+_LEAVES = 32 << 30
 _LEAF, _LEAF_V5, _LEAF_LOCAL = 0xFBEE, 0x3BEE, 1
 
 
@@ -51,7 +63,7 @@ class Xfs:
         raw = node.inode
         mode = int(raw.di_mode)
         inode = Inode(number, mode, int(raw.di_uid), int(raw.di_gid), links=int(raw.di_nlink))
-        inode.mtime_ns = _time_ns(int(raw.di_mtime), big=bool(node._has_bigtime()))  # noqa: SLF001
+        inode.mtime_ns = _time_ns(int(raw.di_mtime), big=bool(node._has_bigtime()))
         kind = stat.S_IFMT(mode)
         if kind == stat.S_IFREG:
             inode.size = int(node.size)
@@ -71,10 +83,8 @@ class Xfs:
         if left > MAX_LINK:
             raise BadFile(f"symlink of {left} bytes")
         for start, size in self._extents(node):
-            for at in range(start, start + size, self._block):
-                block = exactly(self._blocks, at, self._block)
-                piece = block[header : header + left]
-                found, left = found + piece, left - len(piece)
+            piece = exactly(self._blocks, start, min(size, header + left))[header:]
+            found, left = found + piece, left - len(piece)
         return found
 
     def runs(self, number: int) -> list[Run] | None:
@@ -86,7 +96,7 @@ class Xfs:
     def _extents(self, node: Any) -> Iterator[Run]:  # noqa: ANN401
         position = 0
         shift, ag_blocks = int(self._fs.sb.sb_agblklog), int(self._fs.sb.sb_agblocks)
-        for first, block, count, unwritten in node._iter_blocks():  # noqa: SLF001 - it drops the flag
+        for first, block, count, unwritten in node._iter_blocks():
             if first < position:
                 raise BadFile("extents that overlap")
             if first > position:
@@ -100,9 +110,52 @@ class Xfs:
         return bytes(node.datafork().read(int(node.size))[offset : offset + size])
 
     def names(self, number: int) -> Iterator[tuple[bytes, int]]:
-        for child in self._inode(number).iterdir():
-            if child.filename not in (".", ".."):
-                yield child.filename.encode(errors="surrogateescape"), int(child.inum)
+        node = self._inode(number)
+        if not stat.S_ISDIR(node.inode.di_mode):
+            raise BadFile(f"inode {number} is no directory")
+        if node.inode.di_format == LOCAL:
+            yield from self._short_directory(bytes(node.datafork().read(int(node.size))))
+            return
+        size, runs = self._block << int(self._fs.sb.sb_dirblklog), [*self._extents(node)]
+        position = 0
+        for start, length in runs:
+            # A directory block of several file system blocks may lie in several runs.
+            at = position
+            position += length
+            if start != HOLE:
+                for block in range(-(-at // size) * size, min(position, _LEAVES), size):
+                    yield from self._directory_block(read_runs(self._blocks, runs, block, size))
+
+    def _short_directory(self, fork: bytes) -> Iterator[tuple[bytes, int]]:
+        """Count of entries, count of them with long numbers, the parent's number, entries."""
+        count, wide = fork[0], 8 if fork[1] else 4
+        at = 2 + wide
+        for _ in range(count):
+            length = fork[at]
+            name = fork[at + 3 : at + 3 + length]
+            at += 3 + length + bool(self._fs._has_ftype)
+            if at + wide > len(fork):
+                raise BadFile("a directory cut short")
+            yield name, int.from_bytes(fork[at : at + wide], "big")
+            at += wide
+
+    def _directory_block(self, block: bytes) -> Iterator[tuple[bytes, int]]:
+        magic = block[:4]
+        if magic not in _DATA_BLOCKS:
+            raise BadFile("a broken directory block")
+        end, at = len(block), 64 if magic in (b"XDB3", b"XDD3") else 16
+        if magic in (b"XD2B", b"XDB3"):  # the only block: its index is behind the entries
+            end -= 8 + 8 * struct.unpack_from(">I", block, len(block) - 8)[0]
+        while at + 8 <= end:
+            free, length = struct.unpack_from(">HH", block, at)
+            if free == 0xFFFF:
+                at += max(8, length)
+                continue
+            number, length = struct.unpack_from(">QB", block, at)
+            name = block[at + 9 : at + 9 + length]
+            if name not in (b".", b".."):
+                yield name, number
+            at += 8 + 1 + length + bool(self._fs._has_ftype) + 2 + 7 & ~7
 
     # ----- extended attributes
 
@@ -133,7 +186,7 @@ class Xfs:
             first, block, many, _ = dissect.parse_fsblock(fork[at : at + 16])
             place = (block >> shift) * ag_blocks + (block & (1 << shift) - 1)
             runs.append((first, Run(place * self._block, many * self._block)))
-        for first, (start, size) in runs:
+        for _, (start, size) in runs:
             for skip in range(0, min(size, 1 << 20), self._block):
                 block = exactly(self._blocks, start + skip, self._block)
                 yield from self._leaf(block, runs)
@@ -164,7 +217,7 @@ class Xfs:
             yield flags, name, value
 
     def _remote(self, first: int, size: int, runs: list[tuple[int, Run]]) -> bytes:
-        """A long value: from block `first` of the fork on, each block with a header in version 5."""
+        """A long value: from block `first` of the fork on; in version 5 each has a header."""
         if size > 65536:
             raise BadFile(f"xattr of {size} bytes")
         header = 56 if self._fs.version == 5 else 0

@@ -29,6 +29,12 @@ def test_all_together() -> None:
     )  # fmt: skip
 
 
+def test_views() -> None:
+    assert parse_options(["versions"]) == MountOptions(versions=True)
+    assert parse_options(["shadow-copy", "ro"]) == MountOptions(shadow_copy=True)
+    assert parse_options(["versions,shadow-copy"]).for_fuse("x") == MountOptions().for_fuse("x")
+
+
 def test_allow_other_brings_protection() -> None:
     assert "default_permissions" in parse_options(["allow_other"]).for_fuse("x")
     assert "default_permissions" not in parse_options([]).for_fuse("x")

@@ -7,6 +7,7 @@ import pytest
 
 from fsgateway.archive import Archive
 from fsgateway.attributes import Facts
+from fsgateway.disks import DiskNode
 from fsgateway.tree import (
     BlobNode,
     Directory,
@@ -73,8 +74,8 @@ def test_names(root: NamespaceNode) -> None:
     assert names(find(root, "ns/a")) == ["vm"]
     assert names(find(root, "host/h")) == [TIME, "latest"]
     top = find(root, f"host/h/{TIME}")
-    assert names(top) == ["root.pxar", "a.conf", "disk.img", "index.json"]
-    kinds = [TreeNode, BlobNode, ImageNode, ManifestNode]
+    assert names(top) == ["root.pxar", "a.conf", "disk.img", "disk.img.d", "index.json"]
+    kinds = [TreeNode, BlobNode, ImageNode, DiskNode, ManifestNode]
     assert isinstance(top, Directory)
     assert [type(child) for child in top.children()] == kinds
     with pytest.raises(NotFound, match="nothing"):

@@ -1,0 +1,100 @@
+"""Broken and hostile disks: a parser may say what is wrong, and nothing else may happen."""
+
+import resource
+import time
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from store.disks.disk import open_disk
+from store.disks.parsers.process import Crew, ParserProcess
+from store.disks.parsers.tree import ParsedTree
+from store.errors import StoreError
+from tests.conftest import once
+from tests.fakes.disk_files import DiskFile
+from tests.fakes.mutations import Recorded, Walk, mutate
+from tests.guest_disks import make_kit
+
+pytestmark = [
+    pytest.mark.needs("root", "images"),
+    pytest.mark.timeout(3600),
+    pytest.mark.expect_warnings,  # of journals that cannot be made out
+]
+
+KINDS = {"ext4": "ext4", "xfs": "xfs", "btrfs": "btrfs", "ntfs": "ntfs", "fat32": "fat"}
+IMAGES = (*KINDS, "gpt-lvm", "mbr-multi")
+FEW, MANY = 40, 500
+# A parser is killed after ten seconds of its own; what it waits for is not counted.
+PATIENCE_S = 13.0
+MEMORY_KIB = 512 << 10
+
+
+@pytest.fixture(scope="module")
+def images(shared_folder: Path) -> Path:
+    folder = shared_folder / "small-disks"
+    with once(folder) as first:
+        if first:
+            folder.mkdir()
+            make_kit(folder, 30)
+    return folder
+
+
+@cache
+def metadata_of(image: Path) -> list[tuple[int, int]]:
+    """Where a parser looks: all but the content of large files."""
+    file = DiskFile(image)
+    stream = Recorded(file)
+    if image.stem in KINDS:
+        crew = Crew()
+        tree = ParsedTree(ParserProcess(stream, KINDS[image.stem], crew, image.stem))
+        assert Walk(tree).errors == []
+        crew.close()
+    else:
+        disk = open_disk(stream, image.stem)
+        assert len(disk.parts) >= 3
+        disk.close()
+    file.close()
+    return sorted(read for read in stream.reads if read[1] <= 512 << 10)
+
+
+def look_at(image: Path, seed: str) -> None:
+    """Everything there is in a mutated disk."""
+    stream = DiskFile(image)
+    mutated = mutate(stream, metadata_of(image), seed)
+    try:
+        if image.stem in KINDS:
+            crew = Crew()
+            process = ParserProcess(mutated, KINDS[image.stem], crew, image.stem)
+            try:
+                Walk(ParsedTree(process))
+            finally:
+                crew.close()
+        else:
+            disk = open_disk(mutated, image.stem)
+            try:
+                assert all(part.size <= mutated.size for part in disk.parts)
+            finally:
+                disk.close()
+    except StoreError:
+        pass
+    finally:
+        stream.close()
+
+
+def check(images: Path, seeds: range) -> None:
+    for seed in seeds:
+        image = images / f"{IMAGES[seed % len(IMAGES)]}.raw"
+        started = time.monotonic()
+        look_at(image, f"{image.stem} {seed}")
+        assert time.monotonic() - started < PATIENCE_S, f"{image.stem} {seed}"
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < MEMORY_KIB
+
+
+def test_a_few_mutated_disks(images: Path) -> None:
+    check(images, range(FEW))
+
+
+@pytest.mark.slow
+def test_many_mutated_disks(images: Path) -> None:
+    check(images, range(FEW, MANY))
