@@ -82,10 +82,9 @@ def tree(disk: tuple[str, Path]) -> Iterator[GuestFiles]:
                 yield tree
         else:
             with closing(open_disk(image)) as whole:
-                part = whole.part("part1")
-                assert part is not None
+                (part,) = whole.parts
                 assert part.state is State.CLEAN  # or will be
-                tree = whole.tree(part)
+                tree = part.open_tree()
                 assert isinstance(tree, GuestFiles)
                 yield tree
 

@@ -1,6 +1,6 @@
 """The engine that shows disks by a micro-VM."""
 
-from store.disks.base import GuestTree, Part
+from store.disks.base import GuestTree, Part, SegmentStream
 from store.disks.microvm.accelerator import Accelerator
 from store.disks.microvm.appliance import FILE_SYSTEMS, find_appliance
 from store.disks.microvm.guest import Guest
@@ -31,13 +31,12 @@ class MicroVmEngine:
         return ""
 
     def open(self, part: Part, blocks: ReadAt) -> GuestTree:
+        name = blocks.name if isinstance(blocks, SegmentStream) else part.name
         missing = self.why_not(str(part.kind))
         if missing:
-            raise FormatError(f"{part.name}: {missing}")
+            raise FormatError(f"{name}: {missing}")
         assert self._accelerator is not None
-        guest = Guest(
-            part.name, str(part.kind), blocks, find_appliance(), self._accelerator, self._pool
-        )
+        guest = Guest(name, str(part.kind), blocks, find_appliance(), self._accelerator, self._pool)
         try:
             return GuestFiles(guest)
         except StoreError:
