@@ -15,7 +15,7 @@ program of ours. An installed kernel is used if there is one; else the package
 linux-image-cloud-amd64 is downloaded and unpacked, and not installed.
 
 needs: qemu-system-x86, gcc, libc6-dev; 110 MB below ~/.cache/vaultway (root: /var/cache/vaultway)
-environment: VAULTWAY_ACCEL=tcg|kvm|auto    tcg (default) works everywhere, kvm is faster where it works
+environment: VAULTWAY_ACCEL=tcg|kvm|auto   tcg (default) works everywhere; kvm is faster
 """
 
 

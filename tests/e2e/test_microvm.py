@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -84,9 +85,9 @@ def tree(disk: tuple[str, Path]) -> Iterator[GuestFiles]:
             with closing(open_disk(image)) as whole:
                 (part,) = whole.parts
                 assert part.state is State.CLEAN  # or will be
-                tree = part.open_tree()
-                assert isinstance(tree, GuestFiles)
-                yield tree
+                shown = part.open_tree()
+                assert isinstance(shown, GuestFiles)
+                yield shown
 
 
 def walk(tree: GuestFiles) -> dict[bytes, Entry]:
@@ -249,14 +250,17 @@ def test_nothing_outlives_a_killed_owner(tmp_path: Path) -> None:
     image = tmp_path / "ext4.img"
     image.write_bytes(bytes(16 << 20))
     run("mkfs.ext4", "-q", image)
-    owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER, image], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
-    )
-    with owner:
-        assert owner.stdout is not None
-        pid = int(owner.stdout.readline())
-        assert b"qemu" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        owner.kill()
+    with tempfile.TemporaryDirectory(prefix="left-") as left:
+        owner = subprocess.Popen(
+            [sys.executable, "-c", OWNER, image], stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2], env=os.environ | {"TMPDIR": left},
+        )  # fmt: skip
+        with owner:
+            assert owner.stdout is not None
+            pid = int(owner.stdout.readline())
+            assert b"qemu" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            owner.kill()
+        assert os.listdir(left) == []
     deadline = time.monotonic() + 10
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -162,6 +162,7 @@ class Guest:
         began = time.monotonic()
         error, session.ready = session.talk.ready(self._accelerator.boot_timeout_s)
         self._accelerator.works()
+        session.shut_door()
         if error:
             raise self._not_mounted(error, session.ready)
         if self._replayed is None:
@@ -237,6 +238,10 @@ class Session:
         self._let_go()
         with suppress(OSError):
             self.machine.port.close()
+
+    def shut_door(self) -> None:
+        """QEMU is in: the socket's name is not needed any more."""
+        self._door.shut()
 
     def keep_overlay(self) -> Overlay:
         """What it wrote outlives it; the caller closes it."""

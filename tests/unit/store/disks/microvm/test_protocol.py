@@ -3,6 +3,7 @@ import errno
 import stat
 import struct
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -103,7 +104,7 @@ def test_a_reply_too_large_is_refused_before_it_is_there() -> None:
         ReplyReader().feed(struct.pack("<IIi", 8, 1, -5))
 
 
-def record(**changes: object) -> bytes:
+def record(**changes: Any) -> bytes:
     plain = Record(Key(0, 5), 1, (2, 3), stat.S_IFREG, (0, 0), 1, (0, 0), 0, b"name", b"", ())
     return encode_record(plain._replace(**changes))
 
