@@ -12,16 +12,20 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from store.disks.base import Part, Segment, State
 from store.disks.disk import open_disk
+from store.disks.microvm.accelerator import Accelerator
 from store.disks.microvm.appliance import prepare
 from store.disks.microvm.engine import MicroVmEngine
+from store.disks.microvm.guest import Guest
+from store.disks.microvm.pool import Pool
 from store.disks.microvm.tree import GuestFiles
-from store.errors import FormatError, StoreError
+from store.errors import FormatError, IntegrityError, StoreError
 from store.format.buffer import BytesReadAt, ReadAt
 from store.format.pxar.entries import Entry, EntryKind, acl_to_xattrs
 from tests.disks_in_use import (
@@ -218,6 +222,19 @@ def test_what_is_no_file_system_says_so() -> None:
     with pytest.raises(FormatError, match=r"part1: Linux does not mount it as ext4: .*EXT4-fs"):
         opened("ext4", BytesReadAt(noise))
     assert time.monotonic() - began < 120
+
+
+def test_a_kernel_that_panics_says_so_at_once(tmp_path: Path) -> None:
+    """Not by its disk, but in the same way: its first program is none."""
+    agent = tmp_path / "agent"
+    agent.write_bytes(b"no program")
+    appliance = replace(prepare(), agent=agent)
+    guest = Guest(
+        "part1", "ext4", BytesReadAt(bytes(1 << 20)), appliance, Accelerator("tcg"), Pool()
+    )
+    with pytest.raises(IntegrityError, match="part1: its file system crashed .* Kernel panic"):
+        guest.top()
+    guest.close()
 
 
 def test_fat(tmp_path: Path) -> None:
