@@ -232,7 +232,7 @@ def test_a_kernel_that_panics_says_so_at_once(tmp_path: Path) -> None:
     guest = Guest(
         "part1", "ext4", BytesReadAt(bytes(1 << 20)), appliance, Accelerator("tcg"), Pool()
     )
-    with pytest.raises(IntegrityError, match="part1: its file system crashed .* Kernel panic"):
+    with pytest.raises(IntegrityError, match=r"part1: its file system crashed .* Kernel panic"):
         guest.top()
     guest.close()
 

@@ -109,7 +109,7 @@ static void give_up(const char *format, ...) {
 static void read_all(void *into, size_t size) {
     for (size_t done = 0; done < size;) {
         ssize_t got = read(port, (char *)into + done, size - done);
-        if (got <= 0 && errno != EINTR) stop(); /* the host has gone */
+        if (got == 0 || (got < 0 && errno != EINTR)) stop(); /* the host has gone */
         if (got > 0) done += got;
     }
 }
@@ -117,7 +117,7 @@ static void read_all(void *into, size_t size) {
 static void write_all(const void *from, size_t size) {
     for (size_t done = 0; done < size;) {
         ssize_t put = write(port, (const char *)from + done, size - done);
-        if (put <= 0 && errno != EINTR) stop();
+        if (put == 0 || (put < 0 && errno != EINTR)) stop();
         if (put > 0) done += put;
     }
 }
