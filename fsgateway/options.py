@@ -30,9 +30,17 @@ IGNORED = frozenset(
         "group",
         "nofail",
         "_netdev",
-        "relatime",
         "atime",
+        "diratime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nostrictatime",
+        "lazytime",
+        "nolazytime",
         "async",
+        "sync",
+        "dirsync",
         "ro",
     )
 )
@@ -43,10 +51,10 @@ PASSED_ON = frozenset(("noatime", "nodiratime", "dev", "nodev", "suid", "nosuid"
 class MountOptions:
     """How the mount looks and what it may use.
 
-    uid, gid: show every file as theirs. umask: bits taken off every mode. log: as the option of
-    `vaultway mount`. disk_keyfiles: as `--disk-keyfile`. micro_vm: may be started. versions,
-    shadow_copy: what groups show beside their snapshots. repository: options of the repository.
-    flags: passed on to libfuse.
+    uid, gid: show every file as theirs. umask: bits taken off every mode. nonempty: mount over a
+    directory that is not empty. log: as the option of `vaultway mount`. disk_keyfiles: as
+    `--disk-keyfile`. micro_vm: may be started. versions, shadow_copy: what groups show beside their
+    snapshots. repository: options of the repository. flags: passed on to libfuse.
     """
 
     allow_other: bool = False
@@ -54,6 +62,7 @@ class MountOptions:
     uid: int | None = None
     gid: int | None = None
     umask: int = 0
+    nonempty: bool = False
     log: str | None = None
     disk_keyfiles: tuple[str, ...] = ()
     micro_vm: bool = True
@@ -133,6 +142,8 @@ def _flag(options: MountOptions, name: str) -> MountOptions:
             return replace(options, default_permissions=True)
         case "no-micro-vm":
             return replace(options, micro_vm=False)
+        case "nonempty":
+            return replace(options, nonempty=True)
         case "versions":
             return replace(options, versions=True)
         case "shadow-copy":

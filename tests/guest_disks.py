@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import XTS
+
 from store.format.pxar.entries import Entry, EntryKind
 from store.trees.base import FileTree
 
@@ -20,13 +24,15 @@ MKFS = {
     "btrfs": ("mkfs.btrfs", "-q"),
 }
 
+LUKS2_HEADER, LUKS2_SECTOR = 16 << 20, 4096
+
 Facts = tuple[str, int, int, int, int, str]
 """Kind and modes, owner, group, size, mtime in ns (0: of a directory), link target or SHA-256."""
 
 
 def make_kit(folder: Path, files: int = FILES, *images: str) -> None:
     """All images of the kit, or those, and what is in them."""
-    command = [KIT, folder, str(files), str(BIG_MIB), *images]
+    command: list[str | Path] = [KIT, folder, str(files), str(BIG_MIB), *images]
     subprocess.run(command, check=True, capture_output=True, timeout=540)
 
 
@@ -35,6 +41,30 @@ def make_disk(image: Path, kind: str, size_mib: int, *options: str) -> None:
     with image.open("wb") as file:
         file.truncate(size_mib << 20)
     subprocess.run([*MKFS[kind], *options, image], check=True, capture_output=True)
+
+
+def make_luks2(plain: Path, image: Path, keyfile: Path) -> None:
+    """`plain` encrypted, without device mapper: cryptsetup makes the header, we do the rest."""
+    with image.open("wb") as file:
+        file.truncate(plain.stat().st_size + LUKS2_HEADER)
+    given = ("--key-file", str(keyfile), "--batch-mode")
+    program(
+        "cryptsetup", "luksFormat", "--type", "luks2", "--sector-size", str(LUKS2_SECTOR),
+        "--pbkdf", "argon2id", "--pbkdf-memory", "65536", "--pbkdf-force-iterations", "4",
+        *given, str(image),
+    )  # fmt: skip
+    volume_key = keyfile.with_name("volume-key")
+    program(
+        "cryptsetup", "luksDump", "--dump-volume-key", "--volume-key-file", str(volume_key),
+        *given, str(image),
+    )  # fmt: skip
+    key = AES(volume_key.read_bytes())
+    with plain.open("rb") as source, image.open("r+b") as target:
+        target.seek(LUKS2_HEADER)
+        for sector in iter(lambda: source.read(LUKS2_SECTOR), b""):
+            number = (target.tell() - LUKS2_HEADER) // 512
+            encryptor = Cipher(key, XTS(number.to_bytes(16, "little"))).encryptor()
+            target.write(encryptor.update(sector))
 
 
 @contextmanager

@@ -81,6 +81,7 @@ def _images() -> str:
         "mkfs.vfat",
         "mcopy",
         "sfdisk",
+        "cryptsetup",
     )
     missing = [name for name in programs if shutil.which(name) is None]
     known = Path("/proc/filesystems").read_text().split()

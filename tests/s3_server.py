@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import boto3
@@ -26,11 +26,12 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where a server is, and what lets one in."""
+    """Where a server is, and what lets one in; `pid` where it is one process of ours."""
 
     endpoint: str
     access_key: str = "access"
     secret_key: str = field(default="secret-of-the-tests", repr=False)
+    pid: int | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -92,7 +93,7 @@ def running_server(folder: Path) -> Iterator[S3Server]:
         )  # fmt: skip
         try:
             _wait(server, process, folder / "log")
-            yield server
+            yield replace(server, pid=process.pid)
         finally:
             process.kill()
             process.wait()

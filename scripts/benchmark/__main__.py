@@ -66,7 +66,7 @@ def print_table(results: list[dict[str, object]]) -> None:
         )
     print(
         "\nratio: ours by theirs in speed, above 1 is faster;"
-        " for amounts (x, MiB) ours by theirs, less is better"
+        " for amounts (x, MiB, s/GB) ours by theirs, less is better"
     )
 
 

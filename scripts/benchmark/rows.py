@@ -50,7 +50,7 @@ class Samples:
     def results(self) -> Iterator[dict[str, object]]:
         """One object per row and rival; ratio is ours by theirs, in speed: above 1 we are faster.
 
-        For `x` and `MiB` (amounts), less is better, and the ratio is simply ours by theirs.
+        For `x`, `MiB` and `s/GB` (amounts), less is better, and the ratio is simply ours by theirs.
         """
         for row, found in self.numbers.items():
             unit = self.units[row]

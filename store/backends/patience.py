@@ -19,7 +19,9 @@ HURRY_S = 5.0
 
 
 class Patience:
-    """As much as whoever repeats calls has by himself."""
+    """As much as whoever repeats calls has by himself; `seconds` bounds it for each call."""
+
+    seconds = math.inf
 
     def begin(self) -> None:
         """Raise what keeps the next attempt from being made; asked before each, the first too."""
@@ -28,27 +30,45 @@ class Patience:
         """Told of each failure."""
 
 
-class _WhileHeld(Patience):
+class _Less(Patience):
+    """Less than what is around it has."""
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        self._around = current()
+        self.seconds = min(seconds, self._around.seconds)
+
+    def begin(self) -> None:
+        self._around.begin()
+
+    def failed(self, error: BackendError) -> None:
+        self._around.failed(error)
+
+
+class _WhileHeld(_Less):
     def __init__(self, check: Callable[[], None]) -> None:
+        super().__init__()
         self._check = check
 
     def begin(self) -> None:
         self._check()
+        super().begin()
 
 
-class _UntilFailure(Patience):
+class _UntilFailure(_Less):
     def __init__(self) -> None:
+        super().__init__()
         self._error: BackendError | None = None
 
     def begin(self) -> None:
         if self._error is not None:
             raise self._error
+        super().begin()
 
     def failed(self, error: BackendError) -> None:
         self._error = self._error or error
+        super().failed(error)
 
 
-_seconds: ContextVar[float] = ContextVar("patience_s", default=math.inf)
 _current: ContextVar[Patience] = ContextVar("patience", default=Patience())  # noqa: B039 - no state
 
 
@@ -106,16 +126,8 @@ def in_a_hurry(backend: Backend) -> Iterator[None]:
         watch.join()
 
 
-def patience_s() -> float:
-    """That of the calling thread, in seconds; infinite where nothing was said."""
-    return _seconds.get()
-
-
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
     """Calls inside have so much of it, or less where there was less already."""
-    token = _seconds.set(min(seconds, _seconds.get()))
-    try:
+    with _have(_Less(seconds)):
         yield
-    finally:
-        _seconds.reset(token)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
-from store.backends import patience
 from store.backends.base import (
     Backend,
     Listed,
@@ -20,6 +19,7 @@ from store.backends.base import (
     TemporaryFile,
     Walked,
 )
+from store.backends.patience import Patience, current
 from store.backends.pausing import Clock, Pausing, Wait
 from store.backends.wrapper import WrappedFile
 from store.errors import AlreadyExists, BackendError, NotFound, OutOfSpace, StoreError
@@ -40,11 +40,11 @@ MAX_DOUBLINGS = 32  # more than any longest pause needs, less than a float holds
 class _Attempts:
     """Those at one call. After a failed one nobody knows whether it was done: the call is in doubt.
 
-    `ending` is set when the call is to be given up; `for_s` is the caller's own patience.
+    `ending` is set when the call is to be given up; `caller` is what it is part of.
     """
 
     began: float
-    for_s: float
+    caller: Patience
     ending: threading.Event
     failed: int = 0
 
@@ -127,20 +127,21 @@ class Retry(Pausing):
         super().interrupt()
 
     def _begin(self) -> _Attempts:
-        patience.current().begin()
-        return _Attempts(self._clock(), patience.patience_s(), self._ending)
+        caller = current()
+        caller.begin()
+        return _Attempts(self._clock(), caller, self._ending)
 
     def _pause(self, attempts: _Attempts, error: BackendError) -> None:
         """Return when it is time for another attempt. Raises when there is to be none."""
         attempts.failed += 1
-        patience.current().failed(error)
+        attempts.caller.failed(error)
         if not error.retryable or isinstance(error, OutOfSpace) or attempts.ending.is_set():
             raise error
-        patience.current().begin()
+        attempts.caller.begin()
         pause_s = self._pause_s(attempts.failed, error)
         tried_s = self._clock() - attempts.began
         ours_s = self._patience_s
-        patience_s = min(ours_s, attempts.for_s)
+        patience_s = min(ours_s, attempts.caller.seconds)
         if tried_s + pause_s > patience_s:
             # What answers others meanwhile is there: the object is the trouble.
             if patience_s == ours_s and self._answered <= attempts.began:
@@ -154,7 +155,7 @@ class Retry(Pausing):
         self._tell(error, pause_s, tried_s, patience_s)
         if self._wait(attempts.ending, pause_s):
             raise error
-        patience.current().begin()
+        attempts.caller.begin()
 
     def _pause_s(self, failed: int, error: BackendError) -> float:
         """Drawn anew each time, so that those who failed together do not come back together."""

@@ -26,7 +26,8 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT; SIGTERM and SIGHUP end the same way
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 ENTRY_POINTS = "store.commands"
 NOUNS = (
-    "datastore", "config", "key", "backup", "restore", "snapshot", "group", "namespace", "microvm",
+    "datastore", "config", "key", "backup", "restore", "snapshot", "catalog", "group", "namespace",
+    "microvm",
 )  # fmt: skip
 PACKAGES = ("store", "fsgateway", "blockgw")
 WAKE_S = 0.5
@@ -83,11 +84,15 @@ def main(argv: "Sequence[str] | None" = None) -> int:
 def open_standard_streams() -> None:
     """Open what we were started without, or the next file opened would take the error messages.
 
-    Results are in UTF-8 wherever we run; names that are not come out as the bytes they are.
+    Results are in UTF-8 wherever we run; names that are not come out as the bytes they are. With
+    PYTHONUNBUFFERED, which containers like to set, Python drops what a pipe does not take at once
+    (a signal comes while it waits): so stdout gets its buffer back.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - until the end
+    if isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase):
+        sys.stdout = os.fdopen(sys.stdout.fileno(), "w", closefd=False)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
 

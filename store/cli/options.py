@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import re
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 HIDDEN_IN_USAGE = frozenset(("config", "repository_options"))
+SMALLER = re.compile(r"-\d+[A-Za-z]*")
 OUTPUT_FORMATS = ("text", "json", "json-pretty")
 
 REPOSITORY_HELP = """\
@@ -110,6 +112,12 @@ class Parser(argparse.ArgumentParser):
         """The whole help."""
         self.complete()
         return super().format_help()
+
+    def _parse_optional(self, arg_string: str) -> Any:  # noqa: ANN401 - argparse's
+        """Take `-1M` for a value, as in `--size -1M`, where no option is called so."""
+        if SMALLER.fullmatch(arg_string) and arg_string not in self._option_string_actions:
+            return None
+        return super()._parse_optional(arg_string)
 
     def error(self, message: str) -> NoReturn:
         """End the program with exit code 2."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from store.format.buffer import Buffer
+
 Row = dict[str, Any]
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -81,7 +83,7 @@ def say(text: str) -> None:
         sys.stdout.write(text + "\n")
 
 
-def say_bytes(data: bytes) -> None:
+def say_bytes(data: "Buffer") -> None:
     """Write a result that is no text to stdout. Raises as `say`."""
     with checked_stdout():
         sys.stdout.flush()

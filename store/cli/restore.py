@@ -2,32 +2,27 @@
 
 from typing import TYPE_CHECKING, Any
 
+from store.cli.disks import add_disk_options
 from store.cli.options import (
     add_command,
     add_key_options,
     add_output_option,
     add_repository_options,
     add_snapshot_argument,
-    get_namespace,
-    load_key,
-    open_repository,
 )
 from store.cli.output import has_stdout, human_rate, human_size, print_json, say
+from store.cli.reading import Reading
 from store.errors import InvalidName
 
 if TYPE_CHECKING:
     import argparse
 
-    from store.datastore.archives import SnapshotReader
-    from store.datastore.datastore import Datastore
-    from store.format.manifest import Manifest
-    from store.names import Namespace, Snapshot
 
-CACHE_BYTES = 64 << 20
 STDOUT = "-"
 NOTES = """\
 target:
-  of a tree (.pxar)     a directory, new or empty
+  of a tree (.pxar), or of a directory in one or in a disk
+                        a directory, new or empty
   of a disk (.img)      a new file, or a block device
   of anything else      a new file
   -                     standard output, for a disk or file
@@ -51,7 +46,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
     )
     add_snapshot_argument(command)
     add = command.add_argument
-    add("archive", metavar="ARCHIVE", help="for example root.pxar or drive-scsi0.img")
+    add("archive", metavar="ARCHIVE[/PATH]", help="root.pxar, drive-scsi0.img/part1/etc, …")
     add("target", metavar="TARGET", help="where to (below); - is standard output")
     add(
         "--pattern",
@@ -70,6 +65,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
     add("--quiet", action="store_true", help="no progress, no summary")
     add_repository_options(command)
     add_key_options(command)
+    add_disk_options(command)
     add_output_option(command)
 
 
@@ -78,16 +74,16 @@ def restore(args: "argparse.Namespace") -> None:
     import time
 
     from store.cli.progress_bar import make_progress, write_line
-    from store.operations.restore import restore_archive
+    from store.operations.restore.place import restore_path
 
     if args.target == STDOUT and not has_stdout():
         raise InvalidName("standard output is closed; name another target")
-    datastore, namespace = open_repository(args), get_namespace(args)
-    snapshot = datastore.resolve_snapshot(namespace, args.snapshot)
+    reading = Reading(args)
+    snapshot = reading.resolve(args.snapshot)
     started = time.monotonic()
-    with datastore.lock_snapshot_shared(namespace, snapshot):
-        result = restore_archive(
-            _open_reader(args, datastore, namespace, snapshot),
+    with reading.contents(snapshot) as contents:
+        result = restore_path(
+            contents,
             args.archive,
             args.target,
             patterns=args.pattern,
@@ -113,30 +109,8 @@ def restore(args: "argparse.Namespace") -> None:
         print_json(record, args.output_format)
         return
     size, rate = human_size(result.bytes), human_rate(result.bytes, seconds)
-    entries = f"{result.entries} entries, " if result.archive.endswith(".pxar") else ""
+    is_tree = result.archive.endswith(".pxar") or result.entries > 1
+    entries = f"{result.entries} entries, " if is_tree else ""
     warnings = f", {result.warnings} warnings" if result.warnings else ""
     text = f"{result.archive} of {snapshot}: {entries}{size} in {seconds:.1f} s, {rate}{warnings}"
     (write_line if args.target == STDOUT else say)(text)
-
-
-def _open_reader(
-    args: "argparse.Namespace",
-    datastore: "Datastore",
-    namespace: "Namespace",
-    snapshot: "Snapshot",
-) -> "SnapshotReader":
-    """Open the snapshot. A default key that it does not need is left alone, passphrase and all."""
-    from store.datastore.archives import SnapshotReader
-    from store.datastore.chunk_cache import ChunkCache
-
-    explicit = args.keyfile is not None or args.keyfd is not None
-    manifest = datastore.read_manifest(namespace, snapshot)
-    key = load_key(args) if explicit or _has_key(manifest) else None
-    cache = ChunkCache(CACHE_BYTES)
-    return SnapshotReader(datastore, namespace, snapshot, key, cache, manifest=manifest)
-
-
-def _has_key(manifest: "Manifest") -> bool:
-    from store.format.manifest import CryptMode
-
-    return any(file.crypt_mode is not CryptMode.NONE for file in manifest.files)

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from store.cli import snapshot_cat, snapshot_diff, snapshot_files, snapshot_find
 from store.cli.options import (
     add_command,
     add_noun,
@@ -41,7 +42,8 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
     )
     add_repository_options(command)
     add_output_option(command)
-    _add(noun, "files", files, "List the files of a snapshot.")
+    for module in (snapshot_files, snapshot_find, snapshot_diff, snapshot_cat):
+        module.add_command_to(noun)
     _add(noun, "show", show, "Show a snapshot's facts; as JSON, its manifest.")
     command = add_command(
         noun,
@@ -118,19 +120,6 @@ def list_snapshots(args: "argparse.Namespace") -> None:
         Column("size", text=human_size, right=True),
         Column("files"),
     )
-    render(rows, args.output_format, columns)
-
-
-def files(args: "argparse.Namespace") -> None:
-    """Print one line a file."""
-    from store.cli.listing import file_records
-
-    datastore, namespace, snapshot = _target(args)
-    manifest = datastore.read_manifest(namespace, snapshot)
-    rows = file_records(datastore, namespace, snapshot, manifest)
-    if args.output_format == "text":
-        rows.sort(key=lambda row: str(row["filename"]))
-    columns = (Column("filename"), Column("crypt-mode"), Column("size", right=True))
     render(rows, args.output_format, columns)
 
 

@@ -81,14 +81,19 @@ class SnapshotReader:
 
         Catalog and manifest are left out, the client's log (which no manifest lists) is in.
         """
-        names = [
-            _user_name(info.filename)
-            for info in self.manifest.files
-            if info.filename != CATALOG_NAME
-        ]
+        names = self._listed
         if CLIENT_LOG_BLOB_NAME in self.datastore.list_files(self.namespace, self.snapshot):
             names.append(CLIENT_LOG_BLOB_NAME.removesuffix(".blob"))
         return list(dict.fromkeys(names))
+
+    @property
+    def _listed(self) -> list[str]:
+        files = (info.filename for info in self.manifest.files)
+        return [_user_name(filename) for filename in files if filename != CATALOG_NAME]
+
+    def __contains__(self, name: str) -> bool:
+        """Whether `archives` has this one; what the manifest lists costs no request."""
+        return name in self._listed or name in self.archives
 
     def open_tree(self, name: str) -> Accessor:
         """Open `root.pxar`, split or not.

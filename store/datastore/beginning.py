@@ -1,7 +1,7 @@
 """The steps to a snapshot that can be written, and those back to nothing."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, nullcontext, suppress
 from typing import TypeVar
 
@@ -9,6 +9,8 @@ from store.backends import patience
 from store.backends.base import Backend, Lock
 from store.datastore import groups, locks, manifests, owners
 from store.datastore.removal import remove_empty_group, remove_leftovers, remove_snapshot_files
+from store.datastore.snapshot_indexes import SnapshotIndexes
+from store.datastore.workers import at_once
 from store.errors import (
     AlreadyExists,
     BackendError,
@@ -21,7 +23,7 @@ from store.errors import (
     StoreError,
 )
 from store.format.manifest import Manifest
-from store.names import Namespace, Snapshot
+from store.names import Digest, Namespace, Snapshot
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,9 +46,10 @@ class Beginning:
         self.finished = False
         self._locks: list[Lock] = []
         self._group_lock: Lock | None = None
+        self._owner: str | None = None
         self._is_left = False
         self._seen: list[groups.SnapshotDirectory] | None = None
-        self.previous_manifest: Manifest | None = None
+        self.previous_indexes: SnapshotIndexes | None = None
 
     def _hold_lock(self, lock: Lock) -> Lock:
         self._locks.append(self.held.enter_context(lock))
@@ -58,6 +61,9 @@ class Beginning:
         Told to stop, or when the storage has just failed for as long as it may, nobody waits for
         another five minutes: then what fails once stays for the group's next writer.
         """
+        if self.finished and self._locks:
+            held, self._locks = reversed(self._locks), []
+            at_once(self._backend, *(lock.release for lock in held))
         failed = isinstance(error, BackendError) and error.retryable
         is_urgent = failed or not isinstance(error, Exception | None)
         with patience.in_a_hurry(self._backend) if is_urgent else nullcontext():
@@ -72,21 +78,11 @@ class Beginning:
         for lock in self._locks:
             lock.check()
 
-    def open_group(self, owner: str | None) -> None:
-        """Lock the group, made if need be.
+    def lock_group(self) -> None:
+        """Make and lock the group's directory, again if it is removed, as empty, in between.
 
-        Raises Locked, PermissionDenied (it belongs to somebody else).
+        Raises Locked.
         """
-        self._lock_group()
-        try:
-            found = owners.read_owner(self._backend, self._namespace, self._group)
-        except NotFound:
-            self._claim_group(owner or owners.DEFAULT_OWNER)
-        else:
-            owners.check_may_add(self._group, found, owner or found)
-
-    def _lock_group(self) -> None:
-        """Make and lock the group's directory, again if it is removed, as empty, in between."""
         path = self._group.path(self._namespace)
         for _ in range(GROUP_ATTEMPTS):
             self._backend.mkdir(path, durable=self._durable)
@@ -103,6 +99,25 @@ class Beginning:
             return
         raise Locked(f"backup group {self._group} is being removed again and again")
 
+    def read_owner(self) -> None:
+        """See whose the group is, once it is locked."""
+        with suppress(NotFound):
+            self._owner = owners.read_owner(self._backend, self._namespace, self._group)
+
+    def list_snapshots(self) -> None:
+        """Look at the group's snapshots, once it is locked: one look is enough while it is."""
+        self._seen = groups.snapshot_directories(self._backend, self._namespace, self._group)
+
+    def open_group(self, owner: str | None) -> None:
+        """Check that we may add to the group, whose owner and snapshots were looked at.
+
+        Raises PermissionDenied (it belongs to somebody else).
+        """
+        if self._owner is None:
+            self._claim_group(owner or owners.DEFAULT_OWNER)
+        else:
+            owners.check_may_add(self._group, self._owner, owner or self._owner)
+
     def _claim_group(self, owner: str) -> None:
         """Give an owner to a group that has none: a new one, or one whose maker died before.
 
@@ -114,9 +129,14 @@ class Beginning:
                 f"backup group {self._group} has snapshots but no owner; set one first"
             )
         self.held.callback(self._undo, remove_empty_group, self._group)
-        path = f"{self._group.path(self._namespace)}/{owners.OWNER}"
-        with suppress(NotFound):
-            self._backend.delete(path)
+        try:
+            self._write_owner(owner)
+        except AlreadyExists:  # an empty one
+            with suppress(NotFound):
+                self._backend.delete(f"{self._group.path(self._namespace)}/{owners.OWNER}")
+            self._write_owner(owner)
+
+    def _write_owner(self, owner: str) -> None:
         owners.write_owner(
             self._backend,
             self._namespace,
@@ -149,11 +169,15 @@ class Beginning:
         self._check_later_than(gone)
         return None
 
+    def previous_digests(self) -> Iterable[Digest]:
+        """The chunks of the snapshot to build on."""
+        return self.previous_indexes.digests() if self.previous_indexes else ()
+
     def _newest(self) -> Snapshot | None:
-        """The group's newest finished snapshot. One look is enough while we hold its lock."""
+        """The group's newest finished snapshot."""
         if self._seen is None:
-            self._seen = groups.snapshot_directories(self._backend, self._namespace, self._group)
-        finished = (one.snapshot for one in reversed(self._seen) if one.is_finished)
+            self.list_snapshots()
+        finished = (one.snapshot for one in reversed(self._seen or ()) if one.is_finished)
         return next(finished, None)
 
     def _hold(self, latest: Snapshot) -> bool:
@@ -172,7 +196,7 @@ class Beginning:
             self._check_later_than(latest)
             stack.pop_all()
         self._hold_lock(lock)
-        self.previous_manifest = manifest
+        self.previous_indexes = SnapshotIndexes(self._backend, self._namespace, latest, manifest)
         return True
 
     def _check_later_than(self, latest: Snapshot) -> None:

@@ -1,6 +1,5 @@
 """Decoded chunks in memory, and how they get there: read, check, decode, once."""
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from store.backends.base import Backend
+from store.backends.turns import processors, turn_for
 from store.datastore.chunk_store import ChunkStore
 from store.errors import ChunkMissing, FormatError, IntegrityError, StoreError
 from store.format.blob import decode_chunk
@@ -26,7 +26,7 @@ def reads_at_once(backend: Backend, few: int, room: int) -> int:
 
     Where calls wait for a network: as many as it serves, while there is room for them.
     """
-    if backend.parallelism <= len(os.sched_getaffinity(0)):
+    if backend.parallelism <= processors():
         return few
     return max(few, min(backend.parallelism, room))
 
@@ -275,4 +275,5 @@ class ChunkReader:
         return None
 
     def _decode(self, raw: bytes, digest: Digest, size: int) -> bytes:
-        return decode_chunk(raw, self.key, digest, size, encrypted=self.encrypted)
+        with turn_for(self.backend):
+            return decode_chunk(raw, self.key, digest, size, encrypted=self.encrypted)

@@ -22,6 +22,8 @@ from store.names import Digest
 log = logging.getLogger(__name__)
 
 MAX_HINTS = 4 << 20
+FEW = 1 << 16
+"""Fewer are sorted sooner than numpy, which does it in a tenth of the memory, is loaded."""
 PREFIX = 8
 HEADER = Struct("<8sII")
 MAGIC = b"vwhints1"
@@ -90,11 +92,7 @@ class HintFile:
 
     def add(self, used: "array[int]") -> None:
         """Put more into the file, in place of old ones when it is full."""
-        import numpy
-
-        new = numpy.unique(numpy.frombuffer(used, dtype="<u8"))[:MAX_HINTS]
-        old = numpy.setdiff1d(numpy.array(self.read(), dtype="<u8"), new, assume_unique=True)
-        body = numpy.sort(numpy.concatenate((new, old[: MAX_HINTS - len(new)]))).tobytes()
+        body = _merge(used, self.read())
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -120,7 +118,23 @@ def _open_file(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
+def _merge(used: "array[int]", old: Prefixes) -> bytes:
+    """All of `used` if they fit, and as many of the others as fit then."""
+    if len(used) + len(old) < FEW:
+        new = set(used)
+        kept = [*sorted(new), *(prefix for prefix in old if prefix not in new)][:MAX_HINTS]
+        return array("Q", sorted(kept)).tobytes()
+    import numpy
+
+    first = numpy.unique(numpy.frombuffer(used, dtype="<u8"))[:MAX_HINTS]
+    others = numpy.setdiff1d(numpy.array(old, dtype="<u8"), first, assume_unique=True)
+    merged = numpy.concatenate((first, others[: MAX_HINTS - len(first)]))
+    return bytes(numpy.sort(merged).tobytes())
+
+
 def _sorted(prefixes: "array[int]") -> Prefixes:
+    if len(prefixes) < FEW:
+        return array("Q", sorted(set(prefixes)))
     import numpy
 
     return memoryview(numpy.unique(numpy.frombuffer(prefixes, dtype="<u8")).tobytes()).cast("Q")

@@ -7,12 +7,12 @@ a file on this machine names only tells which pages are worth asking for.
 
 import threading
 from array import array
-from collections.abc import Callable, Container
+from collections.abc import Callable
 
 from store.backends.base import Backend
 from store.datastore.chunk_store import CHUNKS, NAME_SIZE, digest_of, name_below
 from store.datastore.chunk_windows import FIRST, LAST, ChunkWindows
-from store.datastore.digest_hints import MAX_HINTS, prefix_of
+from store.datastore.digest_hints import MAX_HINTS, Candidates, prefix_of
 from store.errors import BackendError
 from store.names import Digest
 
@@ -29,7 +29,7 @@ class KnownChunks:
     The caller keeps garbage collection away. Errors are those of `Backend.walk`.
     """
 
-    def __init__(self, backend: Backend, candidates: Container[Digest], budget_bytes: int) -> None:
+    def __init__(self, backend: Backend, candidates: Candidates, budget_bytes: int) -> None:
         """`candidates`: of these it is likely that they are there."""
         self._backend, self._candidates = backend, candidates
         self._lock = threading.Lock()
@@ -40,6 +40,14 @@ class KnownChunks:
         self._new = self._met = 0
         self.used = array("Q")
         """The prefixes of chunks found or stored, some more than once."""
+
+    def begin(self) -> None:
+        """Ask for the first page already: nearly every backup needs it, and it may be all."""
+        self._look(Digest(bytes(32)), lambda: None if self._cell else FIRST)
+
+    def remember(self) -> None:
+        """Keep what was found or stored as candidates for the next backup from this host."""
+        self._candidates.remember(self.used)
 
     def confirm(self, digest: Digest) -> bool:
         """Whether the store has this chunk: it said so in this session, or is asked now."""

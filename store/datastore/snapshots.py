@@ -2,7 +2,6 @@
 
 import hashlib
 import threading
-from collections.abc import Iterable
 from typing import Self
 
 from store.backends.base import Backend
@@ -13,7 +12,7 @@ from store.datastore.digest_hints import Candidates
 from store.datastore.index_files import DynamicIndexFile, FixedIndexFile, fixed_index_size
 from store.datastore.known_chunks import KnownChunks
 from store.datastore.memory import Memory
-from store.datastore.snapshot_indexes import SnapshotIndexes
+from store.datastore.workers import at_once
 from store.errors import (
     AlreadyExists,
     IntegrityError,
@@ -92,21 +91,16 @@ class SnapshotWriter:
         snapshot: Snapshot,
         previous: Snapshot | None,
         sync_level: SyncLevel,
-        memory: Memory,
+        known: KnownChunks | None,
     ) -> None:
-        """`begun` holds the locks, and undoes the beginning until `finish` tells it not to."""
+        """`begun` holds the locks, and undoes the beginning until `finish` tells it not to.
+
+        `known`: of an object store, which chunks it has.
+        """
         self.namespace, self.snapshot, self.previous = namespace, snapshot, previous
-        self.previous_indexes: SnapshotIndexes | None = None
-        if previous is not None and begun.previous_manifest is not None:
-            self.previous_indexes = SnapshotIndexes(
-                backend, namespace, previous, begun.previous_manifest
-            )
+        self.previous_indexes = begun.previous_indexes
         self._backend, self._chunks, self._begun = backend, chunks, begun
-        self._candidates: Candidates | None = None
-        self._known: KnownChunks | None = None
-        if backend.is_object_store:
-            self._candidates = Candidates(backend.location, self._previous_digests)
-            self._known = KnownChunks(backend, self._candidates, memory.listed)
+        self._known = known
         self._sync_level = sync_level
         self._durable = sync_level is SyncLevel.FILE
         self._files: dict[str, FixedIndexFile | DynamicIndexFile | None] = {}
@@ -172,9 +166,6 @@ class SnapshotWriter:
             raise AlreadyExists(f"snapshot {self.snapshot} already has {filename!r}")
         return manifests.file_path(self.namespace, self.snapshot, filename)
 
-    def _previous_digests(self) -> Iterable[Digest]:
-        return self.previous_indexes.digests() if self.previous_indexes else ()
-
     def touch_chunk(self, digest: Digest, *, sure: bool = True) -> bool:
         """Whether the datastore has this chunk; if so it is kept for us from now on.
 
@@ -233,8 +224,8 @@ class SnapshotWriter:
         self._sync()
         self._begun.finished = True
         self.close()
-        if self._known is not None and self._candidates is not None:
-            self._candidates.remember(self._known.used)
+        if self._known is not None:
+            self._known.remember()
         return complete
 
     def _check(self, manifest: Manifest) -> None:
@@ -294,12 +285,19 @@ def begin_snapshot(
         owners.check_owner(owner)
     begun = Beginning(backend, namespace, snapshot, durable=sync_level is SyncLevel.FILE)
     try:
-        begun.lock_store()
+        known = None
+        at_once(backend, begun.lock_store, begun.lock_group)
+        if backend.is_object_store:
+            candidates = Candidates(backend.location, begun.previous_digests)
+            known = KnownChunks(backend, candidates, memory.listed)
+            at_once(backend, begun.read_owner, begun.list_snapshots, known.begin)
+        else:
+            begun.read_owner()
         begun.open_group(owner)
         previous = begun.find_previous()
         begun.make_directory()
         return SnapshotWriter(
-            backend, chunks, begun, namespace, snapshot, previous, sync_level, memory
+            backend, chunks, begun, namespace, snapshot, previous, sync_level, known
         )
     except BaseException as error:
         begun.close(error)

@@ -4,10 +4,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
 from store.backends.base import Backend
+from store.backends.turns import processors
 from store.datastore.memory import Memory
 from store.errors import Cancelled
 
@@ -15,16 +17,35 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 COPIES = 2
-"""A chunk on its way is in memory plain and encoded."""
+"""A chunk that is encoded or decoded is in memory in both forms."""
 POLL_S = 0.005
 
 
 def worker_count(backend: Backend, memory: Memory, chunk_size: int) -> int:
     """How many threads are worth having: as many as the storage serves, and have room.
 
-    Steps that compute release the GIL, so more threads than processors are for waiting.
+    Steps that compute release the GIL, so more threads than processors are for waiting: those have
+    one copy of their chunk, for only as many as there are processors compute (`turn_for`).
     """
-    return max(1, min(backend.parallelism, memory.in_flight // (COPIES * chunk_size)))
+    room = memory.in_flight // chunk_size
+    return max(1, min(backend.parallelism, max(room // COPIES, room - processors())))
+
+
+def at_once(backend: Backend, *calls: Callable[[], object]) -> None:
+    """Make calls that do not need each other: together, where each waits for a network.
+
+    All have ended when this returns, or raises what the first in order that failed has raised.
+    Elsewhere they are made in order, up to the first that fails.
+    """
+    if not backend.is_object_store:
+        for call in calls:
+            call()
+        return
+    with Workers(backend, len(calls), "at-once") as workers:
+        made = [workers.submit(copy_context().run, call) for call in calls]
+        wait(made)
+    for future in made:
+        future.result()
 
 
 class Workers:

@@ -42,11 +42,13 @@ def why_not() -> str:
         ("e2fsck", "e2fsprogs"),
         ("nbdfuse", "libnbd-bin, or nbdfuse where that is a package"),
         ("fusermount3", "fuse3"),
-        ("prlimit", "util-linux"),
+        ("setpriv", "util-linux"),
     ):
         if shutil.which(program, path=PATH) is None:
             return f"{program} is missing: install {package}"
-    return "" if Path("/dev/fuse").exists() else "/dev/fuse is missing: load the kernel module fuse"
+    if not Path("/dev/fuse").exists():
+        return "/dev/fuse is missing: load the kernel module fuse"
+    return "" if os.access("/dev/fuse", os.R_OK | os.W_OK) else "/dev/fuse is closed to this user"
 
 
 def replayed(blocks: ReadAt, name: str, memory: int = MEMORY) -> Overlay:
@@ -142,6 +144,7 @@ def _unmount(folder: Path, process: subprocess.Popen[bytes]) -> None:
 
 def _check(file: Path, name: str) -> None:
     command = [
+        "setpriv", "--no-new-privs", "--",
         "prlimit", f"--as={E2FSCK_MEMORY}", "--core=0", f"--cpu={REPLAY_S:.0f}", "--",
         "e2fsck", "-y", "-E", "journal_only", str(file),
     ]  # fmt: skip

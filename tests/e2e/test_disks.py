@@ -17,6 +17,7 @@ from tests.guest_disks import (
     loop_mounted,
     make_disk,
     make_kit,
+    make_luks2,
     program,
     seen_facts,
     told_facts,
@@ -77,6 +78,13 @@ def pid_of(mount: Path) -> int:
     return int(os.getxattr(mount, "user.vaultway.pid"))
 
 
+def data_and_hole(path: Path) -> tuple[int, int]:
+    """Where the first data of a file are, and where they end."""
+    with path.open("rb") as file:
+        data = os.lseek(file.fileno(), 0, os.SEEK_DATA)
+        return data, os.lseek(file.fileno(), data, os.SEEK_HOLE)
+
+
 class TestTheKit:
     @pytest.mark.parametrize("kind", KERNELS)
     def test_all_is_as_the_kernel_shows_it(
@@ -86,6 +94,7 @@ class TestTheKit:
             truth = tree_facts(kernel)
             attribute = os.getxattr(kernel / "one", "user.kit")
             links = (kernel / "big.bin").stat().st_nlink
+            holes = data_and_hole(kernel / "sparse.bin")
         part = inside(mount, kind) / "part1"
         assert tree_facts(part) == truth
         assert len(truth) > 200
@@ -93,6 +102,7 @@ class TestTheKit:
         assert (part / "big.bin").stat().st_nlink == links == 2
         assert (part / "big.bin").stat().st_ino == (part / "posix/hardlink").stat().st_ino
         assert (inside(mount, kind) / "kit").readlink() == Path("part1")
+        assert data_and_hole(part / "sparse.bin") == holes
 
     @pytest.mark.parametrize("kind", ["ntfs", "fat32"])
     def test_what_windows_writes(self, kit: Path, mount: Path, kind: str) -> None:
@@ -162,10 +172,10 @@ def _fill_btrfs(root: Path) -> None:
             written.seek(300_000)
             written.write(os.urandom(5000))
     (root / "small.txt").write_bytes(text[:1500])
-    with (root / "@/holes").open("wb") as file:
-        file.truncate(8 << 20)
-        file.seek(3 << 20)
-        file.write(text[:100_000])
+    with (root / "@/holes").open("wb") as holes:
+        holes.truncate(8 << 20)
+        holes.seek(3 << 20)
+        holes.write(text[:100_000])
     program("btrfs", "subvolume", "snapshot", "-r", str(root / "home"), str(root / "snapshot"))
 
 
@@ -233,6 +243,20 @@ class TestEncryptedByTheGuest:
                     os.listdir(part)
                 assert raised.value.errno == errno.EACCES
             assert "is encrypted (luks)" in log.read_text()
+
+    def test_luks_2(self, kit: Path, place: Path, tmp_path: Path) -> None:
+        """Argon2, sectors of 4 KiB, a key file that is no text."""
+        secret = tmp_path / "secret"
+        secret.write_bytes(b"open\0sesame")
+        secret.chmod(0o600)
+        disk = tmp_path / "luks.raw"
+        make_luks2(kit / "ext4.raw", disk, secret)
+        back_up(place / "store", disk, "luks-2")
+        options = ("--disk-keyfile", secret)
+        with mounted(place / "store", tmp_path / "mount", *options) as mount:
+            inner = inside(mount, "luks-2")
+            assert sorted(os.listdir(inner)) == ["kit", "part1", "part1.raw"]
+            assert seen_facts(inner / "part1") == told_facts(kit, "posix")
 
 
 class TestTheMount:

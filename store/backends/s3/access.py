@@ -119,9 +119,13 @@ class Access:
     def renew(self, expired: Credentials) -> None:
         """Look for credentials anew: those used are `expired`, says the server."""
         with self._lock:
-            if self._given is None and self.credentials() == expired:  # else another was here
-                self._session = self._new_session()
-                self._source = self._find_credentials()
+            if self.credentials() != expired:
+                return  # another was here
+            if self._given is not None:
+                self._given = given_credentials(self._config) or expired
+                return
+            self._session = self._new_session()
+            self._source = self._find_credentials()
 
 
 def given_credentials(config: S3Config) -> Credentials | None:
@@ -139,8 +143,7 @@ def given_endpoint(config: S3Config) -> Endpoint | None:
     To load boto3 takes a third of a second, longer than many a command.
     """
     region = config.region or os.environ.get("AWS_DEFAULT_REGION")
-    others = any(name in os.environ for name in ("AWS_CA_BUNDLE", "AWS_CONFIG_FILE"))
-    others = others or Path("~/.aws/config").expanduser().exists()
+    others = "AWS_CONFIG_FILE" in os.environ or Path("~/.aws/config").expanduser().exists()
     if config.endpoint is None or config.path_style is None or others:
         return None
     try:
@@ -152,8 +155,11 @@ def given_endpoint(config: S3Config) -> Endpoint | None:
         return None
     path = f"/{config.bucket}" if config.path_style else ""
     host = host if config.path_style else f"{config.bucket}.{host}"
-    ca_file = str(config.ca_file) if config.ca_file else None
-    return Endpoint(url.scheme == "https", host, port, path, region or DEFAULT_REGION, ca_file)
+    ca_file = config.ca_file or os.environ.get("AWS_CA_BUNDLE")
+    return Endpoint(
+        url.scheme == "https", host, port, path, region or DEFAULT_REGION,
+        str(ca_file) if ca_file else None,
+    )  # fmt: skip
 
 
 def _bucket_url(client: Any, bucket: str) -> str:  # noqa: ANN401 - boto3 has no types

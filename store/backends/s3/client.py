@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 from store.backends.base import MAX_READ
 from store.backends.s3 import messages
 from store.backends.s3.access import Access
+from store.backends.s3.checksums import Checksums
 from store.backends.s3.config import S3_SCHEME, S3Config
 from store.backends.s3.connection import Answer, Request
 from store.backends.s3.errors import EXPIRED, answer_error, parse_date, read_refusal
@@ -25,6 +26,7 @@ from store.backends.s3.signing import (
     quote_path,
     signed_headers,
 )
+from store.backends.turns import TURNS
 from store.errors import BackendError, IntegrityError, NotFound
 from store.format.buffer import Buffer
 
@@ -66,6 +68,7 @@ class S3Client:
         self.config = config
         self._access = Access(config)
         self._pool = Pool(self._access.endpoint, config)
+        self._checksums = Checksums(TURNS)
         self._has_bulk_delete = True
         self._heard = threading.local()
 
@@ -97,14 +100,19 @@ class S3Client:
         What comes the same again was not damaged on the way: the storage has it so.
         """
         first = self._ask(request)
-        if _is_sound(first):
+        if self._is_sound(first):
             return first.body
         again = self._ask(request)
-        if _is_sound(again):
+        if self._is_sound(again):
             return again.body
         if memoryview(first.body) == memoryview(again.body):
             raise IntegrityError(f"{request.what}: damaged in the storage: not what its ETag says")
         raise BackendError(f"{request.what}: what came is not what its ETag says", retryable=True)
+
+    def _is_sound(self, answer: Answer) -> bool:
+        """Whether a body is what its ETag says, or that says nothing."""
+        expected = _body_md5(answer)
+        return not expected or self._checksums.md5(answer.body).hex() == expected
 
     def get_range(self, key: str, offset: int, size: int) -> bytes:
         """At most `size` bytes from `offset`, fewer at the end of the object. Raises NotFound."""
@@ -305,12 +313,6 @@ def _is_expired(request: Request, answer: Answer) -> bool:
     if request.method == "HEAD":
         return answer.status == 400
     return read_refusal(bytes(answer.body)).code in EXPIRED
-
-
-def _is_sound(answer: Answer) -> bool:
-    """Whether a body is what its ETag says, or that says nothing."""
-    expected = _body_md5(answer)
-    return not expected or hashlib.md5(answer.body, usedforsecurity=False).hexdigest() == expected
 
 
 def _body_md5(answer: Answer) -> str:

@@ -12,8 +12,8 @@ from email.message import Message
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection, IncompleteRead
 from typing import Any
 
+from store.backends import patience
 from store.backends.base import MAX_READ
-from store.backends.patience import patience_s
 from store.backends.s3.access import Endpoint
 from store.backends.s3.config import S3Config
 from store.backends.s3.temporary import scratch_map
@@ -122,7 +122,7 @@ class Connection:
         self.is_reusable = False
         if not was_used:
             self._connect()
-        self._http.sock.settimeout(min(self._config.read_timeout_s, patience_s()))
+        self._http.sock.settimeout(min(self._config.read_timeout_s, patience.current().seconds))
         try:
             whole = self._send(request)
             response = self._http.getresponse()
@@ -137,7 +137,7 @@ class Connection:
         return Answer(response.status, response.headers, body)
 
     def _connect(self) -> None:
-        self._http.timeout = min(self._config.connect_timeout_s, patience_s())
+        self._http.timeout = min(self._config.connect_timeout_s, patience.current().seconds)
         self._http.connect()
         if self.was_interrupted:
             raise ConnectionAbortedError

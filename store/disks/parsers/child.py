@@ -198,6 +198,14 @@ def serve(link: Link, blocks: CachedBlocks, kind: str, cpu_s: float, entries: in
             signal.setitimer(signal.ITIMER_PROF, 0)
 
 
+def _refuse(link: Link, why: str) -> NoReturn:
+    """Answer whatever is asked with this."""
+    while True:
+        *_, length = wire.REQUEST.unpack(link.receive(wire.REQUEST.size))
+        link.receive(length)
+        link.send(wire.FAILED, why.encode())
+
+
 def main(arguments: list[str]) -> NoReturn:
     """Import what is needed, give up everything else, and serve."""
     descriptor, size, memory, entries = (int(arguments[index]) for index in (0, 1, 3, 5))
@@ -206,8 +214,14 @@ def main(arguments: list[str]) -> NoReturn:
     for codec in CODECS:
         codecs.lookup(codec)
     link = Link(socket.socket(fileno=descriptor))
-    sandbox.enter(memory)
+    refusal = ""
     try:
+        sandbox.enter(memory)
+    except OSError as error:
+        refusal = f"it is not parsed, for its parser cannot be confined here: {error}"
+    try:
+        if refusal:
+            _refuse(link, refusal)
         serve(link, CachedBlocks(size, link.fetch), kind, cpu_s, entries)
     except (Gone, OSError):
         os._exit(0)

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from store.disks.parsers.files import BadFile, Blocks, Run, exactly, joined
 
+ENTRY = 32
 _PIECE = 16384
 DIRECTORY_MODE, FILE_MODE, READ_ONLY_MODE = 0o040755, 0o100644, 0o100444
 # A directory of FAT has at most 65,536 entries, one of exFAT 256 MiB.
@@ -89,6 +90,15 @@ class Table:
         return struct.unpack(
             f"<{len(raw) // width}{'H' if width == 2 else 'I'}", raw[: len(raw) // width * width]
         )
+
+
+def entries(blocks: Blocks, runs: list[Run]) -> Iterator[tuple[int, bytes]]:
+    """The entries of 32 bytes of a directory, each with the place where it is."""
+    for start, size in runs:
+        for at in range(start, start + size, 4096):
+            raw = exactly(blocks, at, min(4096, start + size - at))
+            for skip in range(0, len(raw) - ENTRY + 1, ENTRY):
+                yield at + skip, raw[skip : skip + ENTRY]
 
 
 def dos_time_ns(date: int, time: int, tenths_ms: int = 0, offset_minutes: int = 0) -> int:

@@ -8,15 +8,16 @@ from collections.abc import Iterator
 
 from store.disks.parsers.clusters import (
     DIRECTORY_MODE,
+    ENTRY,
     FILE_MODE,
     READ_ONLY_MODE,
     Table,
     dos_time_ns,
+    entries,
 )
 from store.disks.parsers.files import HOLE, BadFile, Blocks, Inode, Run, exactly, joined
 
 ROOT = 1
-ENTRY = 32
 _FILE, _STREAM, _NAME = 0x85, 0xC0, 0xC1
 _BOOT = struct.Struct("<IIIII")
 _PRIMARY = struct.Struct("<BBHH2xIIIBBBBB7x")
@@ -89,7 +90,7 @@ class ExFat:
 
     def names(self, number: int) -> Iterator[tuple[bytes, int]]:
         place, left, length, pieces = 0, 0, 0, b""
-        for at, raw in self._entries(self._directory(number)):
+        for at, raw in entries(self._blocks, self._directory(number)):
             kind = raw[0]
             if kind == 0:
                 return
@@ -114,10 +115,3 @@ class ExFat:
         if not primary[4] & _DIRECTORY:
             raise BadFile(f"entry {number} is no directory")
         return self._table.runs(cluster, size, contiguous=bool(flags & _CONTIGUOUS))
-
-    def _entries(self, runs: list[Run]) -> Iterator[tuple[int, bytes]]:
-        for start, size in runs:
-            for at in range(start, start + size, 4096):
-                raw = exactly(self._blocks, at, min(4096, start + size - at))
-                for skip in range(0, len(raw) - ENTRY + 1, ENTRY):
-                    yield at + skip, raw[skip : skip + ENTRY]

@@ -10,15 +10,16 @@ from collections.abc import Iterator
 
 from store.disks.parsers.clusters import (
     DIRECTORY_MODE,
+    ENTRY,
     FILE_MODE,
     READ_ONLY_MODE,
     Table,
     dos_time_ns,
+    entries,
 )
 from store.disks.parsers.files import BadFile, Blocks, Inode, Run, exactly
 
 ROOT = 1  # the middle of the boot sector: no entry is there
-ENTRY = 32
 _BPB = struct.Struct("<HBHBHHBHHHII")
 _SHORT = struct.Struct("<11sBBBHHHHHHHI")
 _VOLUME, _DIRECTORY, _READ_ONLY, _LONG = 0x08, 0x10, 0x01, 0x0F
@@ -80,7 +81,7 @@ class Fat:
 
     def names(self, number: int) -> Iterator[tuple[bytes, int]]:
         long = _LongName()
-        for place, raw in self._entries(self._directory(number)):
+        for place, raw in entries(self._blocks, self._directory(number)):
             first, attributes = raw[0], raw[11]
             if first == 0:
                 return
@@ -103,13 +104,6 @@ class Fat:
         if self._root_runs is not None:
             return self._root_runs
         return self._table.directory(self._root_cluster)
-
-    def _entries(self, runs: list[Run]) -> Iterator[tuple[int, bytes]]:
-        for start, size in runs:
-            for at in range(start, start + size, 4096):
-                raw = exactly(self._blocks, at, min(4096, start + size - at))
-                for skip in range(0, len(raw) - ENTRY + 1, ENTRY):
-                    yield at + skip, raw[skip : skip + ENTRY]
 
 
 class _LongName:

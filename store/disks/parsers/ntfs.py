@@ -16,7 +16,7 @@ from dissect.ntfs.util import apply_fixup
 
 from store.disks.parsers.blocks import BlockFile, CachedBlocks
 from store.disks.parsers.clusters import DIRECTORY_MODE, FILE_MODE, READ_ONLY_MODE
-from store.disks.parsers.files import HOLE, BadFile, Inode, Run, joined
+from store.disks.parsers.files import HOLE, BadFile, Inode, Run, joined, read_runs
 
 ROOT = 5
 # Records below are the file system's own files, $MFT and so on.
@@ -35,6 +35,7 @@ _SYMLINK, _MOUNT_POINT = 0xA000000C, 0xA0000003
 _ELSEWHERE = {0x80000017: "compressed by Windows (WOF)", 0x80000013: "deduplicated by Windows"}
 _CLOUD = 0x9000001A
 _BLOCKS = 1 << 20
+_SINCE_1601_NS = 11_644_473_600 * 1_000_000_000
 
 
 class Ntfs:
@@ -42,9 +43,15 @@ class Ntfs:
 
     def __init__(self, blocks: CachedBlocks) -> None:
         self._fs = dissect.NTFS(BlockFile(blocks))
+        self._blocks = blocks
         self._cluster = int(self._fs.cluster_size)
         if self._cluster <= 0 or self._fs.mft is None:
             raise BadFile("an NTFS volume without files")
+        self._size = int(self._fs._record_size)
+        if not 512 <= self._size <= 65536:
+            raise BadFile(f"file records of {self._size} bytes")
+        runs = self._fs.mft.fh.runlist
+        self._mft = [Run(start * self._cluster, count * self._cluster) for start, count in runs]
 
     @property
     def label(self) -> bytes:
@@ -61,6 +68,42 @@ class Ntfs:
         return record
 
     def inode(self, number: int) -> Inode:
+        """Most records tell all in their first attributes, and are read without dissect."""
+        return self._plain_inode(number) or self._any_inode(number)
+
+    def _plain_inode(self, number: int) -> Inode | None:
+        """None for what needs a closer look: reparse points, records with an attribute list."""
+        raw = read_runs(self._blocks, self._mft, number * self._size, self._size)
+        if len(raw) < self._size or raw[:4] != b"FILE":
+            raise BadFile(f"file record {number} is none")
+        record = apply_fixup(raw)
+        at, flags = struct.unpack_from("<HH", record, 20)
+        if not flags & _IN_USE:
+            raise BadFile(f"file record {number} is not in use")
+        inode, times, names = Inode(number, DIRECTORY_MODE if flags & 2 else FILE_MODE), b"", 0
+        while at + 24 <= len(record):
+            kind, length = struct.unpack_from("<II", record, at)
+            if kind == 0xFFFFFFFF or length < 24:
+                break
+            value = at + struct.unpack_from("<H", record, at + 20)[0]
+            if kind in (0x20, 0xC0):
+                return None
+            if kind == 0x10:
+                times = record[value : value + 36]
+            elif kind == 0x30:
+                names += record[value + 65] != _DOS
+            elif kind == 0x80 and not record[at + 9] and not flags & 2:
+                inode.size = _size_of(record, at)
+            at += length
+        if len(times) == 36:
+            modified, attributes = struct.unpack("<8xQ16xI", times)
+            inode.mtime_ns = modified * 100 - _SINCE_1601_NS
+            if attributes & 1 and not flags & 2:
+                inode.mode = READ_ONLY_MODE
+        inode.links = max(1, names)
+        return inode
+
+    def _any_inode(self, number: int) -> Inode:
         record = self._record(number)
         information = record.attributes.STANDARD_INFORMATION
         inode = Inode(number, FILE_MODE)
@@ -177,3 +220,10 @@ class Ntfs:
                     name = raw.decode("utf-16-le", "surrogatepass")
                     yield name.encode("utf-8", "surrogatepass"), number
             at += length
+
+
+def _size_of(record: bytes, at: int) -> int:
+    """The size of an attribute's value, be it in the record (u32) or outside (u64)."""
+    if record[at + 8]:
+        return int(struct.unpack_from("<Q", record, at + 48)[0])
+    return int(struct.unpack_from("<I", record, at + 16)[0])

@@ -30,7 +30,7 @@ ENCRYPTED = ("luks", "bitlocker")
 UNLOCKING_S = 90.0
 UNLOCKING_MEMORY = 1280 << 20
 START_S = 30.0
-ROUNDS = 60
+ROUNDS = 15
 
 
 @dataclass(frozen=True, slots=True)

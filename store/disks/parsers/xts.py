@@ -34,7 +34,7 @@ class Xts:
         self._mask = np.uint64((1 << bits) - 1)
 
     def decrypt(
-        self, ciphertext: bytes, sector: int = 0, output: bytearray | None = None
+        self, ciphertext: bytes | bytearray, sector: int = 0, output: bytearray | None = None
     ) -> bytes | None:
         """The plaintext of whole sectors, the first is number `sector`; into `output` if any."""
         count = len(ciphertext) // self._sector

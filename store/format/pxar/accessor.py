@@ -80,6 +80,15 @@ class Accessor:
         """The same, and the bytes they are read from."""
         return Children(self, self._table(directory), directory.content_offset)
 
+    def extent(self, directory: Entry) -> tuple[ReadAt, int, int]:
+        """Where everything below a directory is stored: stream, offset, size.
+
+        Equal bytes there are equal trees; their contents with them in a v1 archive.
+        """
+        self._table(directory)
+        start = directory.content_offset
+        return self._metadata, start, directory.end - start
+
     def lookup(self, directory: Entry, name: bytes) -> Entry | None:
         """The child of this name, or None."""
         table = self._table(directory)

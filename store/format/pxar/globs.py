@@ -30,7 +30,27 @@ _CLASSES = {
     b"upper": rb"[A-Z]",
     b"xdigit": rb"[0-9A-Fa-f]",
 }
+SPECIAL = re.compile(rb"[*?\[\\]")
 _NAMED_CLASS = re.compile(rb"\[:([a-z]+):\]")
+
+
+def literal_beginning(glob: bytes) -> list[bytes]:
+    """The components of an anchored glob before the first with a glob character in it."""
+    beginning = []
+    for part in glob.strip(b"/").split(b"/"):
+        if SPECIAL.search(part):
+            break
+        beginning.append(part)
+    return beginning
+
+
+def reaches(beginnings: "list[list[bytes]]", directory: bytes) -> bool:
+    """Whether a path with one of these beginnings may lie in (or above) a directory."""
+    parts = directory.split(b"/")
+    return any(
+        all(ours == theirs for ours, theirs in zip(beginning, parts, strict=False))
+        for beginning in beginnings
+    )
 
 
 @dataclass(slots=True)

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
+from store.backends.turns import turn_for
 from store.datastore.chunk_store import ChunkStore
 from store.datastore.memory import Memory
 from store.datastore.snapshots import DynamicIndexFile, SnapshotWriter
@@ -23,6 +24,15 @@ from store.format.buffer import Buffer
 from store.format.chunker import AVERAGE
 from store.format.crypt import CryptConfig, chunk_digest
 from store.names import Digest
+
+
+class EncodedChunk(NamedTuple):
+    """A chunk on its way: `parts` is None when the datastore has it, `bad` what it replaces."""
+
+    digest: Digest
+    plain_size: int
+    parts: tuple[bytes, Buffer] | None
+    bad: bytes | None
 
 
 class ChunkWriter:
@@ -46,20 +56,35 @@ class ChunkWriter:
 
         Known chunks cost a hash and a touch.
         """
-        digest = chunk_digest(plain, self.key)
+        chunk = self.encode(plain)
+        self.send(chunk)
+        return chunk.digest
+
+    def encode(self, plain: Buffer) -> "EncodedChunk":
+        """The first half of `store`, after which `plain` may change."""
+        with turn_for(self._store.backend):
+            digest = chunk_digest(plain, self.key)
         bad = self._look_again(digest, plain) if digest in self._damaged else None
         if self.touch(digest, sure=False):
-            return digest
+            return EncodedChunk(digest, len(plain), None, None)
         iv = os.urandom(16) if self.key else None
-        header, body = encode_blob_parts(plain, self.key, iv=iv)
-        new = True
-        if bad is not None:
-            self._writer.replace_chunk(digest, header, body, len(plain), bad)
+        with turn_for(self._store.backend):
+            header, body = encode_blob_parts(plain, self.key, iv=iv)
+        return EncodedChunk(
+            digest, len(plain), (header, bytes(body) if body is plain else body), bad
+        )
+
+    def send(self, chunk: "EncodedChunk") -> None:
+        """The second half."""
+        if chunk.parts is None:
+            return
+        (header, body), new = chunk.parts, True
+        if chunk.bad is not None:
+            self._writer.replace_chunk(chunk.digest, header, body, chunk.plain_size, chunk.bad)
         else:
-            new = self._writer.insert_chunk(digest, header, body, len(plain))
+            new = self._writer.insert_chunk(chunk.digest, header, body, chunk.plain_size)
         self._count(len(header) + len(body) if new else 0)
-        self._trust(digest)
-        return digest
+        self._trust(chunk.digest)
 
     def workers(self, name: str) -> Workers:
         """Threads to store chunks with, as many as the storage and the memory are good for."""
@@ -140,22 +165,34 @@ class ChunkPool:
             if self._failed:
                 raise self._failed
             self._free -= size
-        return self._workers.submit(self._store, plain, size)
+        return self._workers.submit(self._store, [plain], size)
 
-    def _store(self, plain: bytes, size: int) -> Digest:
-        """An OSError may not leave here: the walk takes those for its files'."""
+    def _store(self, plain: list[bytes], size: int) -> Digest:
+        """One chunk, which is out of its list, and of memory, while it is sent.
+
+        An OSError may not leave here: the walk takes those for its files'.
+        """
+        held = size
         try:
-            return self._chunks.store(plain)
+            chunk = self._chunks.encode(plain.pop())
+            held -= size // COPIES
+            self._give_back(size // COPIES)
+            self._chunks.send(chunk)
         except OSError as error:
             self._failed = BackendError(f"storing a chunk: {error}")
             raise self._failed from error
         except BaseException as error:
             self._failed = error
             raise
+        else:
+            return chunk.digest
         finally:
-            with self._lock:
-                self._free += size
-                self._room.notify()
+            self._give_back(held)
+
+    def _give_back(self, size: int) -> None:
+        with self._lock:
+            self._free += size
+            self._room.notify()
 
 
 class IndexedSink:

@@ -9,16 +9,21 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import SimpleQueue
 
+from store.backends.turns import processors
 from store.datastore.snapshots import FixedIndexFile, SnapshotWriter
 from store.errors import SourceError
 from store.names import Digest
-from store.operations.backup.chunks import ChunkWriter
+from store.operations.backup.chunks import ChunkWriter, EncodedChunk
 from store.progress import Progress
 
 BLOCK_SIZE = 4 << 20
 ZERO_BLOCK = bytes(BLOCK_SIZE)
+READ_AHEAD = 2
+"""Blocks read while others are encoded: their source may be slow, too."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,24 @@ def backup_image(
         os.close(source)
 
 
+class _Buffers:
+    """Blocks that are read or encoded just now; who waits for the storage has given his back."""
+
+    def __init__(self, count: int) -> None:
+        self._free: SimpleQueue[bytearray | None] = SimpleQueue()
+        for _ in range(count):
+            self._free.put(None)  # made when it is used
+
+    @contextmanager
+    def lend(self) -> Iterator[bytearray]:
+        """One that nobody else has; waits until there is one."""
+        buffer = self._free.get() or bytearray(BLOCK_SIZE)
+        try:
+            yield buffer
+        finally:
+            self._free.put(buffer)
+
+
 class _Image:
     """One image on its way: hands out blocks that hold data, fills in those that do not."""
 
@@ -63,6 +86,7 @@ class _Image:
         self.hole_bytes = 0
         self._turn = threading.Lock()
         self._stopped = False
+        self._buffers = _Buffers(processors() + READ_AHEAD)
         self._zero: Digest | None = None
 
     def store(self, index: FixedIndexFile) -> None:
@@ -84,23 +108,30 @@ class _Image:
         return size
 
     def _work(self, blocks: Iterator[int], index: FixedIndexFile) -> None:
-        buffer = bytearray(BLOCK_SIZE)
-        view = memoryview(buffer)
         try:
             while not self._stopped:
                 with self._turn:
                     block = next(blocks, None)
                 if block is None:
                     return
-                size = self._read(block, view)
-                if size == BLOCK_SIZE and buffer == ZERO_BLOCK:
+                with self._buffers.lend() as buffer:
+                    size = self._read(block, memoryview(buffer))
+                    chunk = self._encode(buffer, size)
+                if chunk is None:
                     index.set(block, self._zero_digest())
                 else:
-                    index.set(block, self._chunks.store(view[:size]))
+                    self._chunks.send(chunk)
+                    index.set(block, chunk.digest)
                 self._progress.advance(size)
         except BaseException:
             self._stopped = True
             raise
+
+    def _encode(self, buffer: bytearray, size: int) -> EncodedChunk | None:
+        """None: it is all zeros."""
+        if size == BLOCK_SIZE and buffer == ZERO_BLOCK:
+            return None
+        return self._chunks.encode(memoryview(buffer)[:size])
 
     def _read(self, block: int, view: memoryview) -> int:
         start = block * BLOCK_SIZE

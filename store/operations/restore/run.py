@@ -1,6 +1,5 @@
 """Restoring one archive of a snapshot: the one function that callers need."""
 
-import errno
 import os
 import stat
 import sys
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from store.datastore.archives import IndexedStream, SnapshotReader
-from store.errors import AlreadyExists, FormatError, InvalidName, NotFound, StoreError
+from store.errors import InvalidName
 from store.operations.arenas import share_arenas
+from store.operations.browse.contents import archive_name
 from store.operations.restore.archive import TreeRestore
-from store.operations.restore.attributes import Attributes
 from store.operations.restore.image import (
     is_block_device,
     restore_image_to_device,
@@ -23,12 +22,12 @@ from store.operations.restore.image import (
 )
 from store.operations.restore.problems import Warnings, target_error
 from store.operations.restore.selection import Selection
-from store.operations.restore.tree import LOST_AND_FOUND, TreeWriter
+from store.operations.restore.target import check_target, tree_target
+from store.operations.restore.tree import TreeWriter
 from store.operations.restore.writing import new_file, write_all
 from store.progress import SILENT, Progress
 
 STDOUT = "-"
-INDEX_SUFFIXES = (".didx", ".fidx", ".blob")
 Target = str | os.PathLike[str] | BinaryIO
 
 
@@ -85,7 +84,7 @@ def restore_archive(
     far as it came, and the error says so; what was written to a device stays.
     """
     share_arenas()
-    name = _archive_name(reader, archive)
+    name = archive_name(reader, archive)
     warnings = Warnings(on_warning)
     if name.endswith(".pxar"):
         writer = _restore_tree(
@@ -110,18 +109,6 @@ def restore_archive(
     return RestoreResult(name, str(target), 1, len(blob), warnings.count)
 
 
-def _archive_name(reader: SnapshotReader, archive: str) -> str:
-    """The archive as users name it. Raises NotFound, with the names there are."""
-    name = archive
-    for suffix in INDEX_SUFFIXES:
-        name = name.removesuffix(suffix)
-    if name.endswith((".mpxar", ".ppxar")):
-        name = name[: -len(".mpxar")] + ".pxar"
-    if name not in reader.archives:
-        raise NotFound(f"{archive}: no such archive; there are {', '.join(reader.archives)}")
-    return name
-
-
 def _restore_tree(
     reader: SnapshotReader,
     name: str,
@@ -135,19 +122,16 @@ def _restore_tree(
 ) -> TreeWriter:
     if target == STDOUT or not isinstance(target, str | os.PathLike):
         raise InvalidName(f"{name}: a tree needs a directory to be restored to, not a stream")
-    _check_target(target)
     selection = Selection(patterns) if patterns else None
     metadata, payload = reader.open_streams(name)
-    root, created = _open_directory(Path(target), overwrite=overwrite)
-    writer = TreeWriter(
-        root,
-        Attributes(warnings, ignore_ownership=ignore_ownership),
-        warnings,
-        overwrite=overwrite,
-    )
-    progress.start(None if selection else (payload or metadata).size, "B")
-    try:
-        with metadata.workers() as workers:
+    with (
+        tree_target(
+            target, name, warnings, overwrite=overwrite, ignore_ownership=ignore_ownership
+        ) as (writer, created),
+        metadata.workers() as workers,
+    ):
+        progress.start(None if selection else (payload or metadata).size, "B")
+        try:
             restore = TreeRestore(
                 writer, workers, warnings, progress, lambda: reader.open_tree(name), selection
             )
@@ -155,43 +139,9 @@ def _restore_tree(
                 restore.restore_selected(apply_root=created)
             else:
                 restore.restore_all(metadata, payload)
-    except StoreError as error:
-        if isinstance(error, FormatError):  # the decoder does not know which archive it reads
-            error.args = (str(error).replace("pxar archive", name, 1),)
-        if writer.entries:
-            error.args = (f"{error}; {target} holds an incomplete tree",)
-        elif created:
-            _remove_empty(Path(target))
-        raise
-    finally:
-        progress.done()
-        writer.close()
-        os.close(root)
+        finally:
+            progress.done()
     return writer
-
-
-def _open_directory(path: Path, *, overwrite: bool) -> tuple[int, bool]:
-    """Open the target of a tree; returns its descriptor and whether it was created now."""
-    try:
-        created = not path.exists()
-        if created:
-            path.mkdir(mode=0o700)
-        root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise target_error(error, str(path)) from error
-    if not overwrite and set(os.listdir(root)) - {os.fsdecode(LOST_AND_FOUND)}:
-        os.close(root)
-        raise AlreadyExists(
-            f"{path}: the directory is not empty; allow overwriting or name another"
-        )
-    return root, created
-
-
-def _remove_empty(path: Path) -> None:
-    try:
-        path.rmdir()
-    except OSError:
-        return  # it was not empty: what is in it stays
 
 
 def _restore_image(
@@ -247,22 +197,11 @@ def _as_path(target: Target) -> Path:
     A pipe behind /dev/stdout has no other name. Raises InvalidName for a directory.
     """
     assert isinstance(target, str | os.PathLike)
-    _check_target(target)
+    check_target(target)
     path = Path(target) if _is_stream_file(Path(target)) else Path(os.path.realpath(target))
     if path.is_dir():
         raise InvalidName(f"{target}: is a directory; name a file in it")
     return path
-
-
-def _check_target(target: str | os.PathLike[str]) -> None:
-    """Raise InvalidName for what can be no path."""
-    if not os.fspath(target):
-        raise InvalidName("the target is empty; name a file or directory")
-    try:
-        os.lstat(target)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise InvalidName(f"target {target}: {error.strerror}") from error
 
 
 def _is_stream_file(path: Path) -> bool:

@@ -41,6 +41,13 @@ def test_allow_other_brings_protection() -> None:
     assert "allow_other" not in parse_options(["default_permissions"]).for_fuse("x")
 
 
+def test_nonempty_is_ours_alone() -> None:
+    """libfuse 3 does not know the word."""
+    options = parse_options(["nonempty"])
+    assert options.nonempty
+    assert options.for_fuse("x") == MountOptions().for_fuse("x")
+
+
 def test_max_read_never_reaches_libfuse() -> None:
     assert not any("max_read" in option for option in MountOptions().for_fuse("x"))
 
@@ -50,9 +57,8 @@ def test_names_libfuse_cannot_take_raw() -> None:
 
 
 def test_fstab_words_are_ignored() -> None:
-    assert parse_options(["defaults,_netdev,nofail,x-systemd.automount,x-a=b,noauto,user"]) == (
-        MountOptions()
-    )
+    words = "defaults,_netdev,nofail,x-systemd.automount,x-a=b,noauto,user,sync,lazytime"
+    assert parse_options([words]) == MountOptions()
 
 
 @pytest.mark.parametrize(

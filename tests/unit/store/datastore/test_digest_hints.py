@@ -17,6 +17,13 @@ from tests.fakes.datastores import open_on, snapshot, write_snapshot
 from tests.fakes.object_store import ObjectStore
 
 
+@pytest.fixture(autouse=True, params=["few", "many"])
+def how_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are sorted in two ways."""
+    if request.param == "many":
+        monkeypatch.setattr(digest_hints, "FEW", 0)
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

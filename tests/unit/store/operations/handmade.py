@@ -130,6 +130,9 @@ class Snapshot:
     images: dict[str, Any] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.archives
+
     @property
     def archives(self) -> list[str]:
         return [*self.trees, *self.images, *self.blobs]

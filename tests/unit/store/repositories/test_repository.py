@@ -18,7 +18,7 @@ from store.backends import local_nfs
 from store.backends.base import Backend, ObjectStat
 from store.backends.local import LocalBackend
 from store.backends.memory import MemoryBackend
-from store.backends.patience import patience_s
+from store.backends.patience import current
 from store.backends.read_only import ReadOnly
 from store.backends.s3.config import S3Config
 from store.backends.wrapper import Wrapper
@@ -244,7 +244,7 @@ def test_a_bucket_is_given_up_soon_where_there_are_mirrors(
     trouble, given = [True], []
 
     def open_s3(config: S3Config, wrap: object) -> Backend:
-        given.append(patience_s())
+        given.append(current().seconds)
         if trouble:
             raise BackendError("no answer", retryable=True)
         return ReadOnly(FakeS3(config), "held by a PBS")

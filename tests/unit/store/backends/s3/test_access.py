@@ -55,6 +55,21 @@ def test_keys_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.endpoint == wanted.endpoint
 
 
+@pytest.mark.parametrize("ours", [None, Path("/etc/ours.pem")])
+def test_certificates_of_the_environment(
+    ours: Path | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a machine names its CAs for all AWS tools, as behind a proxy that opens TLS."""
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/etc/all.pem")
+    config = S3Config(
+        "bucket", "store", endpoint="https://h:1", path_style=True, ca_file=ours, **KEYS
+    )
+    found, wanted = Access(config), through_boto3(config, monkeypatch)
+    assert given_endpoint(config) is not None
+    assert found.endpoint == wanted.endpoint
+    assert found.endpoint.ca_file == str(ours or "/etc/all.pem")
+
+
 def test_what_a_profile_may_change_is_left_to_boto3(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Callable
 import pytest
 
 from store.backends.memory import MemoryBackend
+from store.datastore import workers
 from store.datastore.memory import Memory
 from store.datastore.workers import Workers, worker_count
 from store.errors import BackendError, OutOfSpace
 from store.names import Digest
-from store.operations.backup.chunks import ChunkPool, IndexedSink
+from store.operations.backup.chunks import ChunkPool, EncodedChunk, IndexedSink
 
 
 class Writer:
@@ -34,10 +35,13 @@ class Writer:
     def workers(self, name: str) -> Workers:
         return Workers(self.backend, self._threads, name)
 
-    def store(self, plain: bytes) -> Digest:
+    def encode(self, plain: bytes) -> EncodedChunk:
         self.action(plain)
         self.stored.append(plain)
-        return Digest(plain[:1] * 32)
+        return EncodedChunk(Digest(plain[:1] * 32), len(plain), None, None)
+
+    def send(self, chunk: EncodedChunk) -> None:
+        pass
 
 
 class Interruptible(MemoryBackend):
@@ -139,6 +143,34 @@ def test_bytes_in_flight_are_bounded() -> None:
             pool.submit(bytes(size))
     assert max(most) == 500
     assert all(total <= 100 for total in most if total < 500)
+
+
+class SlowWriter(Writer):
+    """Sends when it is told to."""
+
+    def __init__(self, threads: int, bytes_in_flight: int) -> None:
+        super().__init__(threads=threads, bytes_in_flight=bytes_in_flight)
+        self.sending, self.may_send = threading.Semaphore(0), threading.Event()
+
+    def send(self, chunk: EncodedChunk) -> None:
+        self.sending.release()
+        self.may_send.wait()
+
+
+@pytest.mark.timeout(20)
+def test_a_chunk_that_is_sent_counts_once() -> None:
+    """Three of 50 are on their way, 150 of 250 bytes: another has room to be encoded, not two."""
+    writer = SlowWriter(threads=8, bytes_in_flight=250)
+    with pool_of(writer) as pool:
+        for _ in range(3):
+            pool.submit(bytes(50))
+            writer.sending.acquire()
+        assert pool._free == 100
+        pool.submit(bytes(50))
+        writer.sending.acquire()
+        assert pool._free == 50
+        writer.may_send.set()
+    assert pool._free == 250
 
 
 @pytest.mark.timeout(20)
@@ -266,8 +298,10 @@ def test_a_thread_between_two_calls_is_interrupted_in_the_next() -> None:
     assert running_workers() == []
 
 
-def test_threads_by_storage_and_memory() -> None:
+def test_threads_by_storage_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that compute have their chunks twice, the others once."""
+    monkeypatch.setattr(workers, "processors", lambda: 2)
     backend = MemoryBackend()
     backend.parallelism = 16
-    for mebibytes, threads in ((0, 1), (8, 1), (64, 3), (256, 12), (1024, 16)):
+    for mebibytes, threads in ((0, 1), (8, 1), (64, 4), (128, 10), (256, 16), (1024, 16)):
         assert worker_count(backend, Memory(mebibytes << 20), 4 << 20) == threads

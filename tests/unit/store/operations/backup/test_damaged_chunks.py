@@ -1,5 +1,6 @@
 """Chunks that a backup found damaged, and whose content it has: replaced, and never gone."""
 
+import random
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -73,6 +74,18 @@ def test_it_is_replaced_and_kept(
     assert decode_blob(storage.read(name), key) == PLAIN
     assert storage.read(f"{name}.0.bad") == bad
     assert (chunks.new_chunks, chunks.known_chunks) == (1, 1)
+
+
+@pytest.mark.parametrize("plain", [bytes(4096), random.Random(1).randbytes(4096)])
+def test_what_is_encoded_may_change_before_it_is_sent(
+    storage: Storage, chunks: ChunkWriter, key: CryptConfig | None, plain: bytes
+) -> None:
+    """Noise is stored as it is, if it is not encrypted: not from the reader's buffer."""
+    buffer = bytearray(plain)
+    chunk = chunks.encode(memoryview(buffer))
+    buffer[:] = bytes([255]) * len(buffer)
+    chunks.send(chunk)
+    assert decode_blob(storage.read(ChunkStore.name(chunk.digest)), key) == plain
 
 
 def test_one_that_is_good_by_now_stays(

@@ -1,0 +1,1 @@
+"""Looking into snapshots without mounting them: find, compare, read, pick what to restore."""
