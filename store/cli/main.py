@@ -27,6 +27,7 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 ENTRY_POINTS = "store.commands"
 NOUNS = (
     "datastore", "config", "key", "backup", "restore", "snapshot", "catalog", "group", "namespace",
+    "microvm",
 )  # fmt: skip
 PACKAGES = ("store", "fsgateway", "blockgw")
 WAKE_S = 0.5

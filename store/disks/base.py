@@ -71,6 +71,11 @@ class SegmentStream:
         self._ends = [*accumulate(segment.size for segment in segments)]
         self.size = self._ends[-1] if self._ends else 0
 
+    @property
+    def name(self) -> str:
+        """Of the part, for messages."""
+        return self._name
+
     def read(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes from `offset`. Raises FormatError past the end."""
         pieces = [self.image.read(*piece) for piece in self.pieces(offset, size)]

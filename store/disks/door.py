@@ -121,6 +121,10 @@ class Door:
     def _is_closing(self) -> bool:
         return self._closing
 
+    def shut(self) -> None:
+        """Let nobody else in; whoever is in stays. Nothing is left if we are killed after it."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
     def _accept(self) -> None:
         while not self._closing:
             try:

@@ -1,0 +1,44 @@
+"""The engine that shows disks by a micro-VM."""
+
+from store.disks.base import GuestTree, Part, SegmentStream
+from store.disks.microvm.accelerator import Accelerator
+from store.disks.microvm.appliance import FILE_SYSTEMS, find_appliance
+from store.disks.microvm.guest import Guest
+from store.disks.microvm.pool import Pool
+from store.disks.microvm.tree import GuestFiles
+from store.errors import FormatError, InvalidName, NotFound, StoreError
+from store.format.buffer import ReadAt
+
+
+class MicroVmEngine:
+    """An Engine: at most `pool`'s limit of its machines run at a time. Thread-safe."""
+
+    def __init__(self, pool: Pool | None = None, accelerator: Accelerator | None = None) -> None:
+        self._pool = pool or Pool()
+        self._accelerator = accelerator
+
+    def why_not(self, kind: str) -> str:
+        if kind not in FILE_SYSTEMS:
+            return f"a micro-VM does not read {kind}"
+        try:
+            appliance = find_appliance()
+            self._accelerator = self._accelerator or Accelerator()
+        except (NotFound, InvalidName) as error:
+            return str(error)
+        module = FILE_SYSTEMS[kind][0]
+        if not appliance.has(module):
+            return f"the micro-VM's kernel {appliance.kernel.version} does not read {kind}"
+        return ""
+
+    def open(self, part: Part, blocks: ReadAt) -> GuestTree:
+        name = blocks.name if isinstance(blocks, SegmentStream) else part.name
+        missing = self.why_not(str(part.kind))
+        if missing:
+            raise FormatError(f"{name}: {missing}")
+        assert self._accelerator is not None
+        guest = Guest(name, str(part.kind), blocks, find_appliance(), self._accelerator, self._pool)
+        try:
+            return GuestFiles(guest)
+        except StoreError:
+            guest.close()
+            raise
