@@ -1,13 +1,9 @@
-"""How the commands look into disk images. The one place where store/disks is wired in.
-
-That room may be missing from an installation (its parsers have licences of their own); then images
-are images and no more. So it is imported by name, and when it is needed.
-"""
+"""How the commands look into disk images."""
 
 from contextlib import contextmanager
-from importlib import import_module
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from store.cli.disk_keys import add_disk_key_option, disk_keys
 
 if TYPE_CHECKING:
     import argparse
@@ -15,24 +11,19 @@ if TYPE_CHECKING:
 
     from store.cli.options import Parser
     from store.datastore.archives import SnapshotReader
+    from store.disks.disk import Disks
     from store.operations.browse.contents import OpenDisk
     from store.trees.base import FileTree
 
-ROOM, DISK, KEYS = "store.disks", "store.disks.disk", "store.cli.disk_keys"
-
 
 def add_disk_options(parser: "Parser") -> None:
-    """Add `--disk-keyfile`, where there is something to look into disks."""
-    if _is_there(KEYS):
-        import_module(KEYS).add_disk_key_option(parser)
+    """Add `--disk-keyfile`."""
+    add_disk_key_option(parser)
 
 
 @contextmanager
-def disk_opener(args: "argparse.Namespace") -> "Iterator[OpenDisk | None]":
-    """What opens an image's tree, and closes all it has opened in the end; None: nothing can."""
-    if not (_is_there(ROOM) and _is_there(DISK)):
-        yield None
-        return
+def disk_opener(args: "argparse.Namespace") -> "Iterator[OpenDisk]":
+    """What opens an image's tree, and closes all it has opened in the end."""
     opener = _Opener(args)
     try:
         yield opener
@@ -45,13 +36,13 @@ class _Opener:
 
     def __init__(self, args: "argparse.Namespace") -> None:
         self._args = args
-        self._disks: Any = None
+        self._disks: Disks | None = None
 
     def __call__(self, reader: "SnapshotReader", image: str) -> "FileTree":
         from store.operations.browse.disk_tree import disk_tree
 
         if self._disks is None:
-            self._disks = self._room()
+            self._disks = self._opened()
         name = f"{reader.snapshot}/{image}"
         disk = self._disks.open(name, lambda: reader.open_image(image), name)
         return disk_tree(disk.parts, reader.snapshot.time)
@@ -61,12 +52,7 @@ class _Opener:
         if self._disks is not None:
             self._disks.close()
 
-    def _room(self) -> Any:  # noqa: ANN401 - imported by name
-        disks = import_module(DISK)
-        paths = getattr(self._args, "disk_keyfile", ())
-        keys = import_module(KEYS).disk_keys(paths) if _is_there(KEYS) else ()
-        return disks.Disks(disks.DiskOptions(keys))
+    def _opened(self) -> "Disks":
+        from store.disks.disk import DiskOptions, Disks
 
-
-def _is_there(module: str) -> bool:
-    return find_spec(module) is not None
+        return Disks(DiskOptions(disk_keys(getattr(self._args, "disk_keyfile", ()))))

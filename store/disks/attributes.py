@@ -1,11 +1,28 @@
 """Metadata of guests' files as pxar items."""
 
+import stat
 from collections.abc import Iterable
 
 from store.errors import FormatError
 from store.format.pxar.acl import ACCESS_XATTR, DEFAULT_XATTR
-from store.format.pxar.entries import Metadata, acl_from_xattrs, encode_metadata, encode_stat
+from store.format.pxar.entries import (
+    EntryKind,
+    Metadata,
+    acl_from_xattrs,
+    encode_metadata,
+    encode_stat,
+)
 
+# By the file type in st_mode.
+KINDS = {
+    stat.S_IFREG: EntryKind.FILE,
+    stat.S_IFDIR: EntryKind.DIRECTORY,
+    stat.S_IFLNK: EntryKind.SYMLINK,
+    stat.S_IFCHR: EntryKind.CHAR_DEVICE,
+    stat.S_IFBLK: EntryKind.BLOCK_DEVICE,
+    stat.S_IFIFO: EntryKind.FIFO,
+    stat.S_IFSOCK: EntryKind.SOCKET,
+}
 CAPABILITY = b"security.capability"
 NAMESPACES = (b"user.", b"trusted.", b"security.")
 

@@ -9,7 +9,6 @@ import pytest
 
 from tests.program import PROGRAM, environment, error_line, run
 
-pytest.importorskip("store.disks.disk")
 SECTOR, FIRST = 512, 2048
 
 

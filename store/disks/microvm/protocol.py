@@ -20,6 +20,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
 
+from store.disks.attributes import KINDS
 from store.errors import FormatError
 from store.format.pxar.entries import name_is_valid
 
@@ -39,12 +40,6 @@ _PAGE = Struct("<QII")
 _XATTR = Struct("<HI")
 _EXTENT = Struct("<QQQI")
 _LENGTH = 4
-_KINDS = frozenset(
-    (
-        stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR,
-        stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK,
-    )
-)  # fmt: skip
 
 
 class Op(IntEnum):
@@ -229,7 +224,7 @@ def _check(record: Record) -> None:
         raise FormatError(f"micro-VM: a file of the name {name[:64]!r}")
     if record.size > LARGEST_FILE or record.mtime[1] >= 1_000_000_000 or record.mode > 0o177777:
         raise FormatError(f"micro-VM: {name!r} has a size, mode or time that no file has")
-    if stat.S_IFMT(record.mode) not in _KINDS and not record.error:
+    if stat.S_IFMT(record.mode) not in KINDS and not record.error:
         raise FormatError(f"micro-VM: {name!r} has the mode {record.mode:#o}")
     is_link = stat.S_ISLNK(record.mode) and not record.error
     if bool(target) != is_link or len(target) > MAX_TARGET or b"\0" in target:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from threading import Lock
 
-from store.disks.attributes import encode_attributes
+from store.disks.attributes import KINDS, encode_attributes
 from store.disks.microvm.extents import all_extents, runs_of
 from store.disks.microvm.guest import Guest
 from store.disks.microvm.protocol import (
@@ -27,15 +27,6 @@ from store.errors import FormatError, IntegrityError
 from store.format.buffer import ReadAt
 from store.format.pxar.entries import Entry, EntryKind, encode_stat, name_is_valid
 
-KINDS = {
-    stat.S_IFREG: EntryKind.FILE,
-    stat.S_IFDIR: EntryKind.DIRECTORY,
-    stat.S_IFLNK: EntryKind.SYMLINK,
-    stat.S_IFCHR: EntryKind.CHAR_DEVICE,
-    stat.S_IFBLK: EntryKind.BLOCK_DEVICE,
-    stat.S_IFIFO: EntryKind.FIFO,
-    stat.S_IFSOCK: EntryKind.SOCKET,
-}
 PAGE_SIZE = 256 * 1024
 # A guest that has been taken over could go on listing for ever.
 MAX_ENTRIES = 2_000_000

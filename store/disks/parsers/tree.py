@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterator
 from functools import lru_cache
 
-from store.disks.attributes import encode_attributes
+from store.disks.attributes import KINDS, encode_attributes
 from store.disks.base import SegmentStream
 from store.disks.parsers import wire
 from store.disks.parsers.files import HOLE, BadFile, Inode, Run
@@ -15,15 +15,6 @@ from store.errors import FormatError, IntegrityError
 from store.format.buffer import ReadAt
 from store.format.pxar.entries import Entry, EntryKind, encode_stat
 
-KINDS = {
-    stat.S_IFREG: EntryKind.FILE,
-    stat.S_IFDIR: EntryKind.DIRECTORY,
-    stat.S_IFLNK: EntryKind.SYMLINK,
-    stat.S_IFCHR: EntryKind.CHAR_DEVICE,
-    stat.S_IFBLK: EntryKind.BLOCK_DEVICE,
-    stat.S_IFIFO: EntryKind.FIFO,
-    stat.S_IFSOCK: EntryKind.SOCKET,
-}
 OPENED = 256
 # A `payload_offset` no file has: its inode cannot be read, so neither can it.
 UNREADABLE = (1 << 64) - 1

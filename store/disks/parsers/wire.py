@@ -12,6 +12,7 @@ import stat
 import struct
 from collections.abc import Iterator
 
+from store.disks.attributes import KINDS
 from store.disks.parsers.files import HOLE, MAX_RUNS, BadFile, Inode, Run
 
 REQUEST = struct.Struct("<BQQIH")
@@ -40,12 +41,6 @@ _NANOSECONDS = 1_000_000_000
 _FORBIDDEN = frozenset({b"", b".", b".."})
 BROKEN = 0
 """The mode of a name whose inode cannot be read: it is listed, and nothing more."""
-_KINDS = frozenset(
-    {
-        stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO,
-        stat.S_IFSOCK,
-    }
-)  # fmt: skip
 
 
 def encode_inode(inode: Inode, name: bytes) -> bytes:
@@ -92,7 +87,7 @@ def decode_inodes(data: bytes, *, named: bool = True) -> Iterator[tuple[bytes, I
             raise BadFile(f"a name that cannot be: {name[:40]!r}")
         if not 0 < number < MAX_NUMBER or size > MAX_SIZE or nanoseconds >= _NANOSECONDS:
             raise BadFile(f"file {number}: impossible numbers")
-        if mode != BROKEN and (stat.S_IFMT(mode) not in _KINDS or mode > 0o177777):
+        if mode != BROKEN and (stat.S_IFMT(mode) not in KINDS or mode > 0o177777):
             raise BadFile(f"file {number}: of unknown kind {mode:#o}")
         if stat.S_ISLNK(mode) and (not target or b"\0" in target or len(target) > MAX_TARGET):
             raise BadFile(f"file {number}: a symlink to nowhere")

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from store.cli import disks
 from tests.golden_snapshots import KEY_PASSWORD
 from tests.unit.store.cli.conftest import EXPECTED, KEYS, Vaultway
 
@@ -132,28 +131,6 @@ def test_what_goes_wrong(vaultway: Vaultway, arguments: list[str], code: int, te
     assert (done.code, done.out) == (code, "")
     assert text in done.err
     assert done.err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "text"),
-    [
-        (["snapshot", "find", VM], 10, "no tree of files"),
-        (["snapshot", "files", VM, "drive-scsi0.img"], 2, "not possible here"),
-        (["catalog", "shell", VM], 10, "no tree of files"),
-        (["restore", VM, "drive-scsi0.img/part1", "/nowhere"], 2, "not possible here"),
-    ],
-)
-def test_without_a_way_into_disks(
-    vaultway: Vaultway,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    code: int,
-    text: str,
-) -> None:
-    monkeypatch.setattr(disks, "ROOM", "store.nowhere")
-    done = vaultway(*arguments)
-    assert (done.code, done.out) == (code, "")
-    assert text in done.err
 
 
 @pytest.mark.parametrize("snapshot", [SPLIT, V1])
