@@ -21,6 +21,7 @@ from fsgateway.readahead import Loader
 from fsgateway.reading import Reader
 from fsgateway.tree import NamespaceNode
 from fsgateway.view import View
+from fsgateway.waiting import Activity, short_waits
 from store.datastore.chunk_cache import reads_at_once
 from store.datastore.datastore import Datastore
 from store.errors import BackendError
@@ -67,15 +68,18 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     datastore.list_namespaces(request.namespace, 0)
     backend = datastore.backend
-    background = Bridge(reads_at_once(backend, os.cpu_count() or 1, backend.parallelism))
-    bridge = Bridge(reads_at_once(backend, THREADS, backend.parallelism))
+    activity = Activity()
+    processors = os.cpu_count() or 1
+    background = Bridge(reads_at_once(backend, processors, backend.parallelism), activity)
+    bridge = Bridge(reads_at_once(backend, THREADS, backend.parallelism), activity)
     loader = Loader(bridge, background, datastore.memory_bytes, backend)
     operations = _operations(request, datastore, bridge, loader)
     with _libfuse_errors(request.mountpoint):
         options = request.options.for_fuse(request.repository)
         pyfuse3.init(operations, str(request.mountpoint), options)
     try:
-        trio.run(_run, request.mountpoint, loader, on_ready)
+        with short_waits(activity):
+            trio.run(_run, request.mountpoint, loader, on_ready)
     finally:
         pyfuse3.close(unmount=True)
     log.info("unmounted %s", request.mountpoint)
