@@ -5,6 +5,7 @@ keeps the results.
 """
 
 import logging
+from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING
 from weakref import ref
@@ -14,7 +15,9 @@ from fsgateway.listings import Listing
 from fsgateway.readahead import Ways
 from fsgateway.tree import TreeNode
 from fsgateway.view import Content, Tree
+from store.datastore.streams import NotCached
 from store.errors import StoreError
+from store.format.pxar.accessor import Accessor
 from store.format.pxar.entries import Entry, EntryKind
 from store.trees.base import FileTree
 
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = logging.getLogger(__name__)
+
+HARDLINK = EntryKind.HARDLINK
+# So many entries are listed in about two milliseconds.
+MOST_ON_THE_WAY = 1000
 
 
 class Archive:
@@ -42,6 +49,10 @@ class Archive:
         self._last = ref(tree)
         return tree
 
+    def _cached(self) -> Accessor | None:
+        tree = self._last()
+        return None if tree is None else tree.cached()
+
     def root(self) -> Entry:
         """The tree's root directory. Raises StoreError."""
         return self._open().files.root()
@@ -60,22 +71,49 @@ class Archive:
         files = self._open().files
         return files.entry_at(offset, directory_end) if offset else files.root()
 
+    def entry_if_cached(self, offset: int, directory_end: int = 0) -> Entry | None:
+        """The same if nothing has to be read for it: for the event loop, as all `_if_cached`."""
+        files = self._cached()
+        with suppress(NotCached, StoreError):
+            return files.entry_at(offset, directory_end) if files and offset else None
+        return None
+
     def listing(self, directory: Entry) -> Listing:
         """Everything in a directory. Raises StoreError."""
-        files = self._open().files
+        return self._list(self._open().files, directory)
+
+    def listing_if_cached(self, directory: Entry) -> Listing | None:
+        """The same if nothing has to be read for it, and it is not too much to do on the way."""
+        files = self._cached()
+        with suppress(NotCached, StoreError):
+            if files and files.count(directory) <= MOST_ON_THE_WAY:
+                return self._list(files, directory)
+        return None
+
+    def _list(self, files: FileTree, directory: Entry) -> Listing:
         listing = Listing()
         for entry in files.iterate(directory):
-            listing.add(entry.name, self._followed(files, entry))
+            is_link = entry.kind is HARDLINK
+            listing.add(entry.name, self._followed(files, entry) if is_link else entry)
         return listing
 
     def lookup(self, directory: Entry, name: bytes) -> Entry | None:
         """The entry of that name, a hard link's target for a hard link. Raises StoreError."""
-        files = self._open().files
+        return self._lookup(self._open().files, directory, name)
+
+    def lookup_if_cached(self, directory: Entry, name: bytes) -> Entry | None:
+        """The same if nothing has to be read for it; None also when there is none."""
+        files = self._cached()
+        with suppress(NotCached, StoreError):
+            return self._lookup(files, directory, name) if files else None
+        return None
+
+    def _lookup(self, files: FileTree, directory: Entry, name: bytes) -> Entry | None:
         entry = files.lookup(directory, name)
         return None if entry is None else self._followed(files, entry)
 
     def _followed(self, files: FileTree, entry: Entry) -> Entry:
-        if entry.kind is not EntryKind.HARDLINK:
+        if entry.kind is not HARDLINK:
             return entry
         try:
             return files.follow(entry)

@@ -117,7 +117,10 @@ class VaultwayOperations(pyfuse3.Operations):
             entry = listing.by_name.get(name)
         else:
             archive, _ = self._entries.archive(parent)
-            entry = await self._bridge.run(archive.lookup, await self._entry(parent), name)
+            directory = await self._entry(parent)
+            entry = archive.lookup_if_cached(directory, name)
+            if entry is None:
+                entry = await self._bridge.run(archive.lookup, directory, name)
         if entry is None:
             return _no_such_name()
         inode = sibling(parent, entry.offset)
@@ -166,7 +169,9 @@ class VaultwayOperations(pyfuse3.Operations):
         if entry is None:
             archive, offset = self._entries.archive(inode)
             end = self._entries.directory_end(inode)
-            entry = await self._bridge.run(archive.entry, offset, end)
+            entry = archive.entry_if_cached(offset, end)
+            if entry is None:
+                entry = await self._bridge.run(archive.entry, offset, end)
             self._recent.keep(inode, entry)
         return entry
 
@@ -253,7 +258,10 @@ class VaultwayOperations(pyfuse3.Operations):
     async def _listing(self, inode: InodeT, archive: Archive) -> Listing:
         listing = self._listings.get(inode)
         if listing is None:
-            listing = await self._bridge.run(archive.listing, await self._entry(inode))
+            entry = await self._entry(inode)
+            listing = archive.listing_if_cached(entry)
+            if listing is None:
+                listing = await self._bridge.run(archive.listing, entry)
             self._listings.keep(inode, listing)
         return listing
 

@@ -98,6 +98,10 @@ class Tree:
     def __init__(self, files: FileTree) -> None:
         self.files = files
 
+    def cached(self) -> Accessor | None:
+        """What of the tree is in memory, for the event loop: reading all else raises NotCached."""
+        return None
+
     def content(self, entry: Entry) -> Content:
         """Where a regular file's bytes are.
 
@@ -122,7 +126,12 @@ class ArchiveTree(Tree):
         self.metadata, self.payload = reader.open_streams(name)
         self.accessor = Accessor(self.metadata, self.payload)
         super().__init__(self.accessor)
+        self._cached = self.accessor.through(self.metadata.cached())
         self._reader, self._name = reader, name
+
+    def cached(self) -> Accessor:
+        """What of the tree is in memory."""
+        return self._cached
 
     def content_if_cached(self, entry: Entry) -> Content | None:
         """The same if that needs no reading. Raises FormatError."""
