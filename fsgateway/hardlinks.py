@@ -177,4 +177,4 @@ def _walk(catalog: Catalog, index_name: bytes) -> Iterator[tuple[bytes, CatalogE
 
 def names_of(entry: Entry, links: Links) -> int:
     """st_nlink of a regular file."""
-    return entry.links or 1 + links.count(entry.offset)
+    return entry.links or (1 + links.count(entry.offset) if links else 1)
