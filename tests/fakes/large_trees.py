@@ -7,7 +7,6 @@ usage: python -m tests.fakes.large_trees DATASTORE SNAPSHOT ENTRIES [--legacy] [
 import argparse
 import base64
 import json
-import os
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -102,6 +101,8 @@ class LargeTree:
     def finish(self) -> None:
         self._items.write(self._encoder.finish())
         self._put(self._catalog.end_archive() + self._catalog.finish())
+        if self._payload:
+            self._payload.write(PAYLOAD_TAIL)
         for stream in (self._payload, self._items, self._catalog_stream):
             if stream:
                 stream.close()

@@ -284,7 +284,12 @@ class Children(Iterator[Entry]):
             self._read_on(self._position)
         start, content_item = self._table.start, self._accessor.content_item
         found, position = parse_many(
-            self._buffer, self._base, self._position - self._base, self._records, start, content_item
+            self._buffer,
+            self._base,
+            self._position - self._base,
+            self._records,
+            start,
+            content_item,
         )
         if found:
             self._position = self._base + position
