@@ -198,9 +198,9 @@ def test_memory_is_never_read_past_its_end(tmp_path: Path) -> None:
         ["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
     ).stdout.strip()
     prefer = f"import store.format.pxar as p; p.__path__.insert(0, {str(folder)!r})\n"
+    checked = {"ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc", "LD_PRELOAD": library}
     done = subprocess.run(
         [sys.executable, "-c", prefer + MUTATE, str(folder), *map(str, archives)],
-        env=os.environ | {"LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"},
-        capture_output=True, text=True, check=False,
+        env=os.environ | checked, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
