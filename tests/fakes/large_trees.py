@@ -108,6 +108,16 @@ class LargeTree:
                 stream.close()
 
 
+def content_of(number: int) -> bytes:
+    """What is in a file of `fill`."""
+    return (b"%d " % number) * (20 + number % 250)
+
+
+def mtime_of(number: int) -> int:
+    """When it was changed, in seconds."""
+    return 1_600_000_000 + number
+
+
 def fill(tree: LargeTree, entries: int) -> None:
     """Add `entries` in directories of about a dozen, one in nine of them a directory."""
     numbers = count()
@@ -120,8 +130,7 @@ def fill(tree: LargeTree, entries: int) -> None:
             if number % 12 == 11:
                 tree.symlink(name, b"../somewhere/%d" % number)
             else:
-                content = (b"%d " % number) * (20 + number % 250)
-                tree.file(name, content, 1_600_000_000 + number)
+                tree.file(name, content_of(number), mtime_of(number))
         branches = FILES if shares > 4 * FILES else 1
         for branch in range(branches if shares else 0):
             share = shares // branches + (branch < shares % branches)
