@@ -11,6 +11,7 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+from store.backends.local_nfs import open_directory
 from store.datastore.datastore import Datastore
 from store.format.catalog import CatalogWriter
 from store.format.crypt import CryptConfig
@@ -179,18 +180,20 @@ def main() -> None:
             tree.leave()
         fill(tree, arguments.entries)
 
-    key = None
-    if arguments.key:
-        key = CryptConfig(base64.b64decode(json.loads(arguments.key.read_text())["data"]))
+    key = read_key(arguments.key) if arguments.key else None
     where = arguments.datastore
     is_new = not (where / ".chunks").is_dir()
     datastore = local_datastore(where) if is_new else open_datastore(where)
     write_large_tree(datastore, arguments.snapshot, make, key, split=not arguments.legacy)
 
 
-def open_datastore(path: Path) -> Datastore:
-    from store.backends.local_nfs import open_directory
+def read_key(path: Path) -> CryptConfig:
+    """A key file without a passphrase."""
+    return CryptConfig(base64.b64decode(json.loads(path.read_text())["data"]))
 
+
+def open_datastore(path: Path) -> Datastore:
+    """The one that is there."""
     return open_on(open_directory(str(path)))
 
 
