@@ -5,6 +5,7 @@ keeps the results.
 """
 
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 HARDLINK = EntryKind.HARDLINK
 # So many entries are listed in about two milliseconds.
 MOST_ON_THE_WAY = 1000
+MOST_KEPT_BYTES = 32 << 10
 
 
 class Archive:
@@ -80,19 +82,40 @@ class Archive:
 
     def listing(self, directory: Entry) -> Listing:
         """Everything in a directory. Raises StoreError."""
-        return self._list(self._open().files, directory)
+        tree = self._open()
+        children: Iterable[Entry] | None = tree.kept.get(directory.offset) if tree.kept else None
+        if children is None:
+            children = self._children(tree, tree.files, directory)
+        return self._list(tree.files, children)
 
     def listing_if_cached(self, directory: Entry) -> Listing | None:
         """The same if nothing has to be read for it, and it is not too much to do on the way."""
-        files = self._cached()
+        tree, files = self._last(), self._cached()
         with suppress(NotCached, StoreError):
-            if files and files.count(directory) <= MOST_ON_THE_WAY:
-                return self._list(files, directory)
+            if tree and files and files.count(directory) <= MOST_ON_THE_WAY:
+                return self._list(files, self._children(tree, files, directory))
         return None
 
-    def _list(self, files: FileTree, directory: Entry) -> Listing:
+    def listing_if_kept(self, offset: int) -> Listing | None:
+        """Everything in the directory whose number is `offset`, if that was kept on disk."""
+        tree, files = self._last(), self._cached()
+        if tree and files and tree.kept and 0 < tree.kept.size_of(offset) <= MOST_KEPT_BYTES:
+            with suppress(NotCached, StoreError):
+                children = tree.kept.get(offset)
+                return None if children is None else self._list(files, children)
+        return None
+
+    def _children(self, tree: Tree, files: FileTree, directory: Entry) -> Iterable[Entry]:
+        """A directory's children, which are kept if the tree keeps any."""
+        if tree.kept is None:
+            return files.iterate(directory)
+        children = list(files.iterate(directory))
+        tree.kept.put(directory.offset, children)
+        return children
+
+    def _list(self, files: FileTree, children: Iterable[Entry]) -> Listing:
         listing = Listing()
-        for entry in files.iterate(directory):
+        for entry in children:
             is_link = entry.kind is HARDLINK
             listing.add(entry.name, self._followed(files, entry) if is_link else entry)
         return listing

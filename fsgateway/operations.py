@@ -268,11 +268,17 @@ class VaultwayOperations(pyfuse3.Operations):
     async def _listing(self, inode: InodeT, archive: Archive) -> Listing:
         listing = self._listings.get(inode)
         if listing is None:
+            listing = await self._read_listing(inode, archive)
+            self._listings.keep(inode, listing)
+        return listing
+
+    async def _read_listing(self, inode: InodeT, archive: Archive) -> Listing:
+        listing = archive.listing_if_kept(self._entries.archive(inode)[1])
+        if listing is None:
             entry = await self._entry(inode)
             listing = archive.listing_if_cached(entry)
             if listing is None:
                 listing = await self._bridge.run(archive.listing, entry)
-            self._listings.keep(inode, listing)
         return listing
 
     @guarded

@@ -23,6 +23,7 @@ from store.format.pxar.entries import Entry
 from store.format.pxar.items import HEADER_SIZE
 from store.names import BackupGroup, Namespace, Snapshot
 from store.trees.base import FileTree
+from store.trees.kept_listings import KeptListings, open_kept_listings
 
 OPEN_SNAPSHOTS = 32
 REMEMBERED = 4096
@@ -97,6 +98,7 @@ class Tree:
 
     def __init__(self, files: FileTree) -> None:
         self.files = files
+        self.kept: KeptListings | None = None
 
     def cached(self) -> Accessor | None:
         """What of the tree is in memory, for the event loop: reading all else raises NotCached."""
@@ -128,6 +130,8 @@ class ArchiveTree(Tree):
         super().__init__(self.accessor)
         self._cached = self.accessor.through(self.metadata.cached())
         self._reader, self._name = reader, name
+        if self.payload is None:
+            self.kept = open_kept_listings(self.metadata.index.csum(), self.metadata.reader.key)
 
     def cached(self) -> Accessor:
         """What of the tree is in memory."""
