@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 HARDLINK = EntryKind.HARDLINK
 # So many entries are listed in about two milliseconds.
 MOST_ON_THE_WAY = 1000
-MOST_KEPT_BYTES = 32 << 10
+MOST_KEPT_BYTES = 16 << 10
 
 
 class Archive:
