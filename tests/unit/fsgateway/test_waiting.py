@@ -58,14 +58,14 @@ def test_what_is_there_is_taken_at_once(pipe: tuple[int, int]) -> None:
 
 def test_others_have_their_turn(pipe: tuple[int, int]) -> None:
     os.write(pipe[1], b"x")
-    assert 1 <= scheduled_meanwhile(Activity(), pipe[0], 3 * TURNS) <= 12
+    assert 1 <= scheduled_meanwhile(Activity(), pipe[0], 3 * TURNS) <= TURNS
 
 
 def test_what_else_is_going_on_comes_first(pipe: tuple[int, int]) -> None:
     activity = Activity()
     os.write(pipe[1], b"x")
     with activity.one_more():
-        assert scheduled_meanwhile(activity, pipe[0], TURNS) >= TURNS
+        assert scheduled_meanwhile(activity, pipe[0], TURNS) >= TURNS // 2
 
 
 def test_what_is_not_there_is_waited_for(pipe: tuple[int, int]) -> None:
