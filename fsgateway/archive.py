@@ -5,6 +5,8 @@ keeps the results.
 """
 
 import logging
+from collections.abc import Iterable
+from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING
 from weakref import ref
@@ -14,7 +16,9 @@ from fsgateway.listings import Listing
 from fsgateway.readahead import Ways
 from fsgateway.tree import TreeNode
 from fsgateway.view import Content, Tree
+from store.datastore.streams import NotCached
 from store.errors import StoreError
+from store.format.pxar.accessor import Accessor
 from store.format.pxar.entries import Entry, EntryKind
 from store.trees.base import FileTree
 
@@ -22,6 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = logging.getLogger(__name__)
+
+HARDLINK = EntryKind.HARDLINK
+# So many entries are listed in about two milliseconds.
+MOST_ON_THE_WAY = 1000
+MOST_KEPT_BYTES = 16 << 10
 
 
 class Archive:
@@ -42,6 +51,10 @@ class Archive:
         self._last = ref(tree)
         return tree
 
+    def _cached(self) -> Accessor | None:
+        tree = self._last()
+        return None if tree is None else tree.cached()
+
     def root(self) -> Entry:
         """The tree's root directory. Raises StoreError."""
         return self._open().files.root()
@@ -60,22 +73,70 @@ class Archive:
         files = self._open().files
         return files.entry_at(offset, directory_end) if offset else files.root()
 
+    def entry_if_cached(self, offset: int, directory_end: int = 0) -> Entry | None:
+        """The same if nothing has to be read for it: for the event loop, as all `_if_cached`."""
+        files = self._cached()
+        with suppress(NotCached, StoreError):
+            return files.entry_at(offset, directory_end) if files and offset else None
+        return None
+
     def listing(self, directory: Entry) -> Listing:
         """Everything in a directory. Raises StoreError."""
-        files = self._open().files
+        tree = self._open()
+        children: Iterable[Entry] | None = tree.kept.get(directory.offset) if tree.kept else None
+        if children is None:
+            children = self._children(tree, tree.files, directory)
+        return self._list(tree.files, children)
+
+    def listing_if_cached(self, directory: Entry) -> Listing | None:
+        """The same if nothing has to be read for it, and it is not too much to do on the way."""
+        tree, files = self._last(), self._cached()
+        with suppress(NotCached, StoreError):
+            if tree and files and files.count(directory) <= MOST_ON_THE_WAY:
+                return self._list(files, self._children(tree, files, directory))
+        return None
+
+    def listing_if_kept(self, offset: int) -> Listing | None:
+        """Everything in the directory whose number is `offset`, if that was kept on disk."""
+        tree, files = self._last(), self._cached()
+        if tree and files and tree.kept and 0 < tree.kept.size_of(offset) <= MOST_KEPT_BYTES:
+            with suppress(NotCached, StoreError):
+                children = tree.kept.get(offset)
+                return None if children is None else self._list(files, children)
+        return None
+
+    def _children(self, tree: Tree, files: FileTree, directory: Entry) -> Iterable[Entry]:
+        """A directory's children, which are kept if the tree keeps any."""
+        if tree.kept is None:
+            return files.iterate(directory)
+        children = list(files.iterate(directory))
+        tree.kept.put(directory.offset, children)
+        return children
+
+    def _list(self, files: FileTree, children: Iterable[Entry]) -> Listing:
         listing = Listing()
-        for entry in files.iterate(directory):
-            listing.add(entry.name, self._followed(files, entry))
+        for entry in children:
+            is_link = entry.kind is HARDLINK
+            listing.add(entry.name, self._followed(files, entry) if is_link else entry)
         return listing
 
     def lookup(self, directory: Entry, name: bytes) -> Entry | None:
         """The entry of that name, a hard link's target for a hard link. Raises StoreError."""
-        files = self._open().files
+        return self._lookup(self._open().files, directory, name)
+
+    def lookup_if_cached(self, directory: Entry, name: bytes) -> Entry | None:
+        """The same if nothing has to be read for it; None also when there is none."""
+        files = self._cached()
+        with suppress(NotCached, StoreError):
+            return self._lookup(files, directory, name) if files else None
+        return None
+
+    def _lookup(self, files: FileTree, directory: Entry, name: bytes) -> Entry | None:
         entry = files.lookup(directory, name)
         return None if entry is None else self._followed(files, entry)
 
     def _followed(self, files: FileTree, entry: Entry) -> Entry:
-        if entry.kind is not EntryKind.HARDLINK:
+        if entry.kind is not HARDLINK:
             return entry
         try:
             return files.follow(entry)

@@ -33,6 +33,8 @@ _TYPE_BITS = {
     EntryKind.SOCKET: stat.S_IFSOCK,
 }
 _DEVICES = (EntryKind.CHAR_DEVICE, EntryKind.BLOCK_DEVICE)
+# An enumeration's member costs a call each time.
+FILE, SYMLINK = EntryKind.FILE, EntryKind.SYMLINK
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,26 +84,46 @@ class Presentation:
         A directory's link count is 1, which tells programs that it says nothing about
         subdirectories.
         """
+        return self.write_entry(immutable_attributes(), ino, entry, links)
+
+    def write_entry(
+        self, attributes: EntryAttributes, ino: InodeT, entry: Entry, links: int
+    ) -> EntryAttributes:
+        """The same over those of another entry: a listing needs them only until they are sent.
+
+        `attributes` are as `immutable_attributes` made them, or this.
+        """
         mode, uid, gid, mtime_ns = _stat_of(entry)
-        kind = entry.kind
-        attributes = EntryAttributes()
+        kind, size = entry.kind, 0
         attributes.st_ino = ino
         # The kind is what the archive's structure says; hostile mode bits cannot contradict it.
         attributes.st_mode = ModeT(_TYPE_BITS[kind] | mode & 0o7777 & ~self.umask)
         attributes.st_uid = uid if self.uid is None else self.uid
         attributes.st_gid = gid if self.gid is None else self.gid
-        if kind is EntryKind.FILE:
-            attributes.st_size = size = min(entry.size, MAX_SIZE)
+        if kind is FILE:
+            size = min(entry.size, MAX_SIZE)
             attributes.st_blocks = -(-size // BLOCK)
             attributes.st_nlink = links
-        elif kind is EntryKind.SYMLINK:
-            attributes.st_size = len(entry.target)
-        elif kind in _DEVICES:
-            major, minor = entry.device
-            attributes.st_rdev = os.makedev(major & MAX_DEVICE, minor & MAX_DEVICE)
+        else:
+            attributes.st_blocks, attributes.st_nlink = 0, 1
+            if kind is SYMLINK:
+                size = len(entry.target)
+        attributes.st_size = size
+        attributes.st_rdev = _device_of(entry) if kind in _DEVICES else 0
         _set_times(attributes, mtime_ns)
-        attributes.entry_timeout = attributes.attr_timeout = IMMUTABLE_S
         return attributes
+
+
+def immutable_attributes() -> EntryAttributes:
+    """Those of nothing yet, that stay valid."""
+    attributes = EntryAttributes()
+    attributes.entry_timeout = attributes.attr_timeout = IMMUTABLE_S
+    return attributes
+
+
+def _device_of(entry: Entry) -> int:
+    major, minor = entry.device
+    return os.makedev(major & MAX_DEVICE, minor & MAX_DEVICE)
 
 
 def _set_times(attributes: EntryAttributes, mtime_ns: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 import trio
 from pyfuse3 import FUSEError
 
+from fsgateway.waiting import Activity
 from store.errors import BackendError, FormatError, IntegrityError, KeyRequired, StoreError
 
 log = logging.getLogger(__name__)
@@ -33,9 +34,11 @@ class Bridge:
     Args:
         threads: how many calls may run at once. More callers wait on the event loop, where waiting
             is free.
+        activity: where its calls count, shared by all that belong to one mount.
     """
 
-    def __init__(self, threads: int = THREADS) -> None:
+    def __init__(self, threads: int = THREADS, activity: Activity | None = None) -> None:
+        self.activity = activity or Activity()
         self._limiter = trio.CapacityLimiter(threads)
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
@@ -43,7 +46,8 @@ class Bridge:
 
         Cancelling waits for the thread: a half-read index or cache entry is never left behind.
         """
-        return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
+        with self.activity.one_more():
+            return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
 
 
 class QuietLog:

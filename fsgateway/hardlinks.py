@@ -144,6 +144,8 @@ def links_in_catalog(
     Each costs a look into the archive; after ten seconds it goes on without the rest, which then
     show one name.
     """
+    if not catalog.may_have_links():
+        return
     deadline = clock() + TIME_LIMIT_S
     for path, entry in _walk(catalog, index_name):
         if clock() > deadline:
@@ -177,4 +179,4 @@ def _walk(catalog: Catalog, index_name: bytes) -> Iterator[tuple[bytes, CatalogE
 
 def names_of(entry: Entry, links: Links) -> int:
     """st_nlink of a regular file."""
-    return entry.links or 1 + links.count(entry.offset)
+    return entry.links or (1 + links.count(entry.offset) if links else 1)

@@ -9,7 +9,7 @@ forgot is forgotten here.
 """
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Generic, Protocol, TypeVar
 
@@ -137,9 +137,21 @@ class EntryTable(Generic[A]):
 
     def remember(self, inode: int, directory_end: int | None) -> None:
         """The kernel was told of an entry; `directory_end` is None for other kinds."""
-        number = inode >> OFFSET_BITS & MAX_ARCHIVES - 1
-        self._lookups[number] = self._lookups.get(number, 0) + 1
-        if directory_end is not None:
+        self.remember_all(inode, 1, [] if directory_end is None else [(inode, directory_end)])
+
+    def remember_all(
+        self, sibling: int, count: int, directories: Iterable[tuple[int, int]]
+    ) -> None:
+        """The kernel was told of `count` entries of one archive.
+
+        Args:
+            sibling: the number of any entry of it.
+            count: how many there were.
+            directories: those of them that are, with their ends.
+        """
+        number = sibling >> OFFSET_BITS & MAX_ARCHIVES - 1
+        self._lookups[number] = self._lookups.get(number, 0) + count
+        for inode, directory_end in directories:
             told, end = self._directories.get(inode, (0, directory_end))
             self._directories[inode] = told + 1, end
 

@@ -4,15 +4,17 @@ Used on the event loop only, so there are no locks.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from store.format.pxar.entries import Entry
 
 # The kernel refuses a whole listing for one longer name; Linux file systems make at most 255.
 MAX_NAME = 1024
-# About 0.5 KB each: 75 MB, and an open directory keeps its own beside.
-LISTED_ENTRIES = 150_000
-RECENT_ENTRIES = 20_000
+# About 0.5 KB each: 20 MB, and an open directory keeps its own beside. Few, because they are listed
+# again from chunks in memory in a microsecond or two each.
+LISTED_ENTRIES = 40_000
+RECENT_ENTRIES = 10_000
 
 
 @dataclass(slots=True)
@@ -89,3 +91,9 @@ class RecentEntries:
         if len(self._young) >= self._limit:
             self._old, self._young = self._young, {}
         self._young[inode] = entry
+
+    def update(self, told: Iterable[tuple[int, Entry]]) -> None:
+        """Keep many, which is at once what a reply has."""
+        if len(self._young) >= self._limit:
+            self._old, self._young = self._young, {}
+        self._young.update(told)

@@ -1,5 +1,6 @@
 """One mount from start to end: opened, served on trio's event loop, unmounted."""
 
+import gc
 import logging
 import os
 import signal
@@ -25,6 +26,7 @@ from fsgateway.seeking import Seeker
 from fsgateway.tree import NamespaceNode
 from fsgateway.view import View
 from fsgateway.views import show_views
+from fsgateway.waiting import Activity, short_waits
 from store.backends.base import Backend
 from store.datastore.chunk_cache import reads_at_once
 from store.datastore.datastore import Datastore
@@ -42,6 +44,8 @@ SWITCH_INTERVAL_S = 0.0005
 # How long readers may go on after a signal: then the storage is told to hurry, then they are left.
 HURRY_S = 3.0
 LEAVE_S = 10.0
+# Listings make entries by the thousand and keep most of them: no garbage to look for.
+YOUNG_OBJECTS = 50_000
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -76,10 +80,14 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
         BackendError: it could not be mounted. Nothing is left mounted.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, 20, 20)
     datastore.list_namespaces(request.namespace, 0)
     backend = datastore.backend
-    background = Bridge(reads_at_once(backend, os.cpu_count() or 1, backend.parallelism))
-    bridge = Bridge(reads_at_once(backend, THREADS, backend.parallelism))
+    activity = Activity()
+    processors = os.cpu_count() or 1
+    background = Bridge(reads_at_once(backend, processors, backend.parallelism), activity)
+    bridge = Bridge(reads_at_once(backend, THREADS, backend.parallelism), activity)
     loader = Loader(bridge, background, datastore.memory_bytes, backend)
     disks = Disks(DiskOptions(request.disk_keys, use_machine=request.options.micro_vm))
     view = View(datastore, request.key, datastore.memory_bytes, disks=disks)
@@ -90,7 +98,8 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
         options = request.options.for_fuse(request.repository)
         pyfuse3.init(operations, str(request.mountpoint), options)
     try:
-        trio.run(_run, request.mountpoint, loader, backend, on_ready)
+        with short_waits(activity):
+            trio.run(_run, request.mountpoint, loader, backend, on_ready)
     finally:
         pyfuse3.close(unmount=True)
         view.close()

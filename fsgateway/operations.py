@@ -26,10 +26,18 @@ from pyfuse3 import (
     RequestContext,
     StatvfsData,
     XAttrNameT,
+    readdir_reply,
 )
 
 from fsgateway.archive import Archive
-from fsgateway.attributes import IMMUTABLE_S, Facts, Presentation, xattrs_of
+from fsgateway.attributes import (
+    FILE,
+    IMMUTABLE_S,
+    Facts,
+    Presentation,
+    immutable_attributes,
+    xattrs_of,
+)
 from fsgateway.bridge import Bridge, as_fuse_error, guarded
 from fsgateway.handles import EntryDirectory, HandleTable, NodeDirectory, OpenDirectory
 from fsgateway.hardlinks import Links, names_of
@@ -46,6 +54,7 @@ from store.format.pxar.entries import Entry, EntryKind
 from store.format.pxar.items import ENTRY_SIZE
 
 PID = PID_XATTR.encode()
+DIRECTORY = EntryKind.DIRECTORY
 WRITING = os.O_WRONLY | os.O_RDWR
 STATFS_BLOCK = 4096
 MAX_NAME = 255
@@ -118,12 +127,15 @@ class VaultwayOperations(pyfuse3.Operations):
             entry = listing.by_name.get(name)
         else:
             archive, _ = self._entries.archive(parent)
-            entry = await self._bridge.run(archive.lookup, await self._entry(parent), name)
+            directory = await self._entry(parent)
+            entry = archive.lookup_if_cached(directory, name)
+            if entry is None:
+                entry = await self._bridge.run(archive.lookup, directory, name)
         if entry is None:
             return _no_such_name()
         inode = sibling(parent, entry.offset)
         attributes = await self._attributes_of_entry(inode, entry)
-        self._remember_entry(inode, entry)
+        self._remember_entries(inode, [(inode, entry)])
         return attributes
 
     @guarded
@@ -154,7 +166,7 @@ class VaultwayOperations(pyfuse3.Operations):
 
     async def _attributes_of_entry(self, inode: InodeT, entry: Entry) -> EntryAttributes:
         names = 1
-        if entry.kind is EntryKind.FILE:
+        if entry.kind is FILE:
             names = names_of(entry, await self._links(self._entries.archive(inode)[0]))
         return self._presentation.of_entry(inode, entry, names)
 
@@ -171,7 +183,9 @@ class VaultwayOperations(pyfuse3.Operations):
         if entry is None:
             archive, offset = self._entries.archive(inode)
             end = self._entries.directory_end(inode)
-            entry = await self._bridge.run(archive.entry, offset, end)
+            entry = archive.entry_if_cached(offset, end)
+            if entry is None:
+                entry = await self._bridge.run(archive.entry, offset, end)
             self._recent.keep(inode, entry)
         return entry
 
@@ -188,10 +202,11 @@ class VaultwayOperations(pyfuse3.Operations):
         else:
             self._nodes.remember(inode, node)
 
-    def _remember_entry(self, inode: InodeT, entry: Entry) -> None:
-        is_directory = entry.kind is EntryKind.DIRECTORY
-        self._entries.remember(inode, entry.end if is_directory else None)
-        self._recent.keep(inode, entry)
+    def _remember_entries(self, sibling: InodeT, told: list[tuple[InodeT, Entry]]) -> None:
+        """The kernel was told of entries of one archive, which has `sibling`, too."""
+        directories = [(inode, entry.end) for inode, entry in told if entry.kind is DIRECTORY]
+        self._entries.remember_all(sibling, len(told), directories)
+        self._recent.update(told)
 
     @guarded
     async def forget(self, inode_list: Forgets) -> None:
@@ -276,8 +291,17 @@ class VaultwayOperations(pyfuse3.Operations):
     async def _listing(self, inode: InodeT, archive: Archive) -> Listing:
         listing = self._listings.get(inode)
         if listing is None:
-            listing = await self._bridge.run(archive.listing, await self._entry(inode))
+            listing = await self._read_listing(inode, archive)
             self._listings.keep(inode, listing)
+        return listing
+
+    async def _read_listing(self, inode: InodeT, archive: Archive) -> Listing:
+        listing = archive.listing_if_kept(self._entries.archive(inode)[1])
+        if listing is None:
+            entry = await self._entry(inode)
+            listing = archive.listing_if_cached(entry)
+            if listing is None:
+                listing = await self._bridge.run(archive.listing, entry)
         return listing
 
     @guarded
@@ -290,20 +314,23 @@ class VaultwayOperations(pyfuse3.Operations):
             self._reply_nodes(directory, start_id, token)
 
     def _reply_entries(self, directory: EntryDirectory, start: int, token: ReaddirToken) -> None:
-        listing, links = directory.listing, directory.links
-        for position in range(start, len(listing)):
-            entry = listing.entries[position]
+        names, entries, links = directory.listing.names, directory.listing.entries, directory.links
+        attributes, write = immutable_attributes(), self._presentation.write_entry
+        position, told = start, []
+        for position in range(start, len(names)):
+            entry = entries[position]
             inode = sibling(directory.inode, entry.offset)
-            attributes = self._presentation.of_entry(inode, entry, names_of(entry, links))
-            if not pyfuse3.readdir_reply(token, listing.names[position], attributes, position + 1):
+            write(attributes, inode, entry, names_of(entry, links))
+            if not readdir_reply(token, names[position], attributes, position + 1):
                 break
-            self._remember_entry(inode, entry)
+            told.append((inode, entry))
+        self._remember_entries(directory.inode, told)
 
     def _reply_nodes(self, directory: NodeDirectory, start: int, token: ReaddirToken) -> None:
         for position, (node, described) in enumerate(directory.children[start:], start):
             attributes = self._attributes(node, described)
             name = os.fsencode(node.path[-1])
-            if not pyfuse3.readdir_reply(token, name, attributes, position + 1):
+            if not readdir_reply(token, name, attributes, position + 1):
                 break
             self._remember(node, described, attributes.st_ino)
 

@@ -140,6 +140,8 @@ class Loader:
                 index.digest(ahead) not in self._flights
                 and stream.peek(index.range(ahead)[0], 1) is None
             ):
+                # It counts from now on, so that it begins at all.
+                self._background.activity.count += 1
                 self.start_soon(self._load_quietly, stream, ahead)
 
     async def _load_quietly(self, stream: IndexedStream, number: int) -> None:
@@ -147,3 +149,5 @@ class Loader:
             await self._load(self._background, stream, number)
         except Exception as error:  # noqa: BLE001 - the reader that gets there is told; ahead of it nobody asked
             log.debug("read-ahead of chunk %d: %s", number, error)
+        finally:
+            self._background.activity.count -= 1

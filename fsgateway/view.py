@@ -25,6 +25,7 @@ from store.format.pxar.entries import Entry
 from store.format.pxar.items import HEADER_SIZE
 from store.names import BackupGroup, Namespace, Snapshot
 from store.trees.base import FileTree
+from store.trees.kept_listings import KeptListings, open_kept_listings
 
 if TYPE_CHECKING:
     from fsgateway.tree import Node
@@ -106,6 +107,11 @@ class Tree:
 
     def __init__(self, files: FileTree) -> None:
         self.files = files
+        self.kept: KeptListings | None = None
+
+    def cached(self) -> Accessor | None:
+        """What of the tree is in memory, for the event loop: reading all else raises NotCached."""
+        return None
 
     def content(self, entry: Entry) -> Content:
         """Where a regular file's bytes are.
@@ -131,7 +137,14 @@ class ArchiveTree(Tree):
         self.metadata, self.payload = reader.open_streams(name)
         self.accessor = Accessor(self.metadata, self.payload)
         super().__init__(self.accessor)
+        self._cached = self.accessor.through(self.metadata.cached())
         self._reader, self._name = reader, name
+        if self.payload is None:
+            self.kept = open_kept_listings(self.metadata.index.csum(), self.metadata.reader.key)
+
+    def cached(self) -> Accessor:
+        """What of the tree is in memory."""
+        return self._cached
 
     def content_if_cached(self, entry: Entry) -> Content | None:
         """The same if that needs no reading. Raises FormatError."""

@@ -26,6 +26,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         "XDG_CONFIG_HOME": "/nonexistent",
         "VAULTWAY_CONFIG": os.devnull,
         "XDG_STATE_HOME": STATE,
+        "XDG_CACHE_HOME": f"{STATE}/cache",
         "LC_ALL": "C.UTF-8",
     }
     return inherited | ours | dict(extra or {})

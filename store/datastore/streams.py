@@ -214,6 +214,10 @@ class IndexedStream:
             zeros = self._zero_digests[size] = chunk_digest(bytes(size), self.reader.key)
         return digest == zeros
 
+    def cached(self) -> "CachedStream":
+        """What of it is in memory."""
+        return CachedStream(self)
+
     def _locate(self, offset: int) -> tuple[int, int, Digest]:
         """Start, exclusive end and digest of the chunk that holds the byte at `offset`."""
         index = self.index
@@ -226,3 +230,23 @@ class IndexedStream:
             raise FormatError(
                 f"{self.reader.name}: {size} bytes at {offset} reach past the end ({self.size})"
             )
+
+
+class NotCached(Exception):
+    """It would have to be waited for: read the stream itself, in a thread."""
+
+
+class CachedStream:
+    """A ReadAt of what is in the cache now: never waits, and raises NotCached for all else."""
+
+    __slots__ = ("_peek", "size")
+
+    def __init__(self, stream: IndexedStream) -> None:
+        self.size = stream.size
+        self._peek = stream.peek
+
+    def read(self, offset: int, size: int) -> bytes:
+        data = self._peek(offset, size)
+        if data is None:
+            raise NotCached
+        return bytes(data)

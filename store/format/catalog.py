@@ -12,6 +12,7 @@ negative one (I) every group has it, and a zero byte follows.
 Source: proxmox-backup pbs-datastore/src/catalog.rs (spec section 10).
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -200,6 +201,12 @@ class CatalogWriter:
         raise FormatError(f"catalog: {call} at depth {len(self._open)}, offset {self._position}")
 
 
+# For the quick look at a whole catalog: kinds as bytes are indexed, one number and two of them.
+_FILE, _DIRECTORY, _LINK = b"fdh"
+_NUMBER = rb"[\x80-\xff]{0,10}[\x00-\x7f]"
+_numbers = {count: re.compile(_NUMBER * count, re.DOTALL).match for count in (1, 2)}
+
+
 class CatalogEntry(NamedTuple):
     """One name in a catalog. A tuple, because a directory may have millions.
 
@@ -238,6 +245,16 @@ class Catalog:
         (offset,) = ROOT_OFFSET.unpack(stream.read(self._end, ROOT_OFFSET.size))
         self._root = CatalogEntry(DIRECTORY, b"", offset=offset)
 
+    def may_have_links(self) -> bool:
+        """Whether a hard link may be in it: one quick pass over all blocks, in order.
+
+        True also where the bytes are not what they should be, for who reads on to find.
+        """
+        try:
+            return _find_link(self._stream, len(PROXMOX_CATALOG_FILE_MAGIC_1_0), self._end)
+        except (FormatError, IndexError):  # a number that does not end, an entry that is cut
+            return True
+
     def archives(self) -> list[CatalogEntry]:
         """Return the archives' root directories, named after their index files."""
         return self.list(self._root)
@@ -259,6 +276,50 @@ class Catalog:
         for _ in range(window.unsigned()):
             yield window.entry(offset)
         window.expect_end()
+
+
+def _find_link(stream: ReadAt, offset: int, end: int) -> bool:
+    """Whether an entry of kind `h` is in the blocks from `offset` to `end`."""
+    data, position, left = b"", 0, 0
+    while position < len(data) or offset < end:
+        if len(data) - position <= MAX_ENTRY_LENGTH and offset < end:
+            size = min(WINDOW, end - offset)
+            data, position = data[position:] + stream.read(offset, size), 0
+            offset += size
+        whole = len(data) if offset == end else len(data) - MAX_ENTRY_LENGTH
+        while position < whole:
+            if left:
+                if data[position] == _LINK:
+                    return True
+                position = _skip_entry(data, position)
+                left -= 1
+            else:
+                left, position = decode_unsigned(data, _skip(data, position, 1))
+        if position > len(data):
+            return True
+    return left > 0
+
+
+def _skip(data: bytes, position: int, count: int) -> int:
+    """Where one number, or two, end. Raises IndexError."""
+    found = _numbers[count](data, position)
+    if found is None:
+        raise IndexError
+    return found.end()
+
+
+def _skip_entry(data: bytes, position: int) -> int:
+    """Where the entry at `position` ends."""
+    kind, length = data[position], data[position + 1]
+    behind = position + 2
+    if length > 0x7F:
+        length, behind = decode_unsigned(data, position + 1)
+    behind += length
+    if kind == _FILE:
+        return _skip(data, behind, 2)
+    if kind == _DIRECTORY:
+        return _skip(data, behind, 1)
+    return behind
 
 
 class _Window:

@@ -32,7 +32,7 @@ class Builder:
     def mode(self) -> CryptMode:
         return CryptMode.ENCRYPT if self.key else CryptMode.NONE
 
-    def _chunk(self, plain: bytes) -> Digest:
+    def chunk(self, plain: bytes) -> Digest:
         digest = chunk_digest(plain, self.key)
         header, body = encode_blob_parts(plain, self.key, iv=bytes(16) if self.key else None)
         self.writer.insert_chunk(digest, header, body, len(plain))
@@ -42,15 +42,19 @@ class Builder:
         filename = f"{name}.fidx"
         index = self.writer.create_fixed_index(filename, len(data))
         for number, start in enumerate(range(0, len(data), IMAGE_CHUNK)):
-            index.set(number, self._chunk(data[start : start + IMAGE_CHUNK]))
-        self.files.append(FileInfo(filename, self.mode, len(data), index.close()))
+            index.set(number, self.chunk(data[start : start + IMAGE_CHUNK]))
+        self.add_index(filename, len(data), index.close())
 
     def stream(self, filename: str, data: bytes, chunk: int = 1 << 20) -> None:
         index = self.writer.create_dynamic_index(filename)
         for start in range(0, len(data), chunk):
             piece = data[start : start + chunk]
-            index.add(start + len(piece), self._chunk(piece))
-        self.files.append(FileInfo(filename, self.mode, len(data), index.close()))
+            index.add(start + len(piece), self.chunk(piece))
+        self.add_index(filename, len(data), index.close())
+
+    def add_index(self, filename: str, size: int, csum: bytes) -> None:
+        """Name a finished index in the manifest."""
+        self.files.append(FileInfo(filename, self.mode, size, csum))
 
     def blob(self, name: str, data: bytes) -> None:
         raw = encode_blob(data, self.key, iv=bytes(16) if self.key else None)

@@ -30,6 +30,7 @@ from fsgateway.options import parse_options  # noqa: E402
 from store.errors import Cancelled, ChunkMissing, KeyRequired  # noqa: E402
 from store.repositories.repository import open_datastore  # noqa: E402
 
+READY: list[bool] = []  # a mount that cannot even be looked at does not begin
 WAYS = [
     lambda: OSError(errno.EBADF, "injected"),
     lambda: ValueError("injected"),
@@ -49,7 +50,7 @@ def faulty(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, which fails every fifth time or so."""
 
     def call(*arguments: Any, **options: Any) -> Any:
-        if BROKEN.exists() and random.random() < 0.2:
+        if READY and BROKEN.exists() and random.random() < 0.2:
             raise random.choice(WAYS)()
         return function(*arguments, **options)
 
@@ -59,9 +60,11 @@ def faulty(function: Callable[..., Any]) -> Callable[..., Any]:
 PLACES = [
     (archive.Archive, "listing"), (archive.Archive, "lookup"), (archive.Archive, "entry"),
     (archive.Archive, "content"), (archive.Archive, "content_if_cached"),
-    (archive.Archive, "links"),
-    (attributes.Presentation, "of_entry"), (attributes.Presentation, "of_facts"),
-    (inodes.EntryTable, "remember"), (inodes.EntryTable, "forget"), (inodes.NodeTable, "forget"),
+    (archive.Archive, "listing_if_cached"), (archive.Archive, "lookup_if_cached"),
+    (archive.Archive, "entry_if_cached"), (archive.Archive, "links"),
+    (attributes.Presentation, "write_entry"), (attributes.Presentation, "of_facts"),
+    (inodes.EntryTable, "remember_all"), (inodes.EntryTable, "forget"),
+    (inodes.NodeTable, "forget"),
     (reading.Reader, "open_entry"), (reading.Reader, "open_node"), (reading.Reader, "read"),
     (tree.GroupNode, "children"), (tree.SnapshotNode, "children"), (view.View, "status"),
     (operations, "xattrs_of"), (operations, "names_of"), (operations, "own_names"),
@@ -76,7 +79,7 @@ def main() -> None:
         setattr(place, name, faulty(getattr(place, name)))
     request = MountRequest(str(REPOSITORY), MOUNTPOINT, parse_options([]))
     with open_datastore(str(REPOSITORY)) as datastore:
-        serve(request, datastore, lambda: None)
+        serve(request, datastore, lambda: READY.append(True))
 
 
 main()

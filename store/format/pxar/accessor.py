@@ -7,7 +7,8 @@ listing only moves forward.
 Source: pxar src/accessor/mod.rs (spec 9.7, 9.10).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import lru_cache, partial
 
 from store.errors import FormatError, NotFound
@@ -20,9 +21,23 @@ from store.format.pxar.entries import (
 )
 from store.format.pxar.goodbye import GoodbyeTable
 from store.format.pxar.items import HEADER_SIZE, PXAR_PAYLOAD, PXAR_PAYLOAD_REF
-from store.format.pxar.parser import EntryParser, Incomplete
+from store.format.pxar.parser import KINDS, EntryParser, Incomplete
 from store.format.pxar.preamble import read_preamble
 from store.format.pxar.unlike import Known, unlike
+
+Found = tuple[list[Entry], int]
+
+
+def _parse_many() -> Callable[[bytes, int, int, bytes, int, int], Found]:
+    """The parser in C; where the extension was not built, it never finds any."""
+    try:
+        from store.format.pxar import _entries
+    except ImportError:
+        return lambda _window, _base, position, *_: ([], position)
+    return partial(_entries.children, Entry, KINDS)
+
+
+parse_many = _parse_many()
 
 # One child alone; the first and the largest window of a listing.
 CHILD_WINDOW = 512
@@ -30,6 +45,8 @@ FIRST_WINDOW = 4 * 1024
 LARGEST_WINDOW = 256 * 1024
 # Open tables keep up to 64 KiB each.
 OPEN_TABLES = 32
+# Of a directory whose children are being listed, and have many directories among them.
+LARGEST_TABLE = 8 << 20
 
 
 class Accessor:
@@ -61,8 +78,18 @@ class Accessor:
         self.version, self.prelude = preamble.version, preamble.prelude
         self.content_item = PXAR_PAYLOAD if self.version == 1 else PXAR_PAYLOAD_REF
         self._root = self._read_root(preamble.root_offset)
-        self._open_table = lru_cache(tables)(partial(GoodbyeTable, metadata))
+        self._tables = tables
+        self._open_table = self._opener(metadata)
         self._table(self._root)
+
+    def _opener(self, metadata: ReadAt) -> Callable[[int, int, int], GoodbyeTable]:
+        return lru_cache(self._tables)(partial(GoodbyeTable, metadata))
+
+    def through(self, metadata: ReadAt) -> "Accessor":
+        """The same archive, read through another stream of the same bytes; nothing is read now."""
+        other = copy(self)
+        other._metadata, other._open_table = metadata, self._opener(metadata)
+        return other
 
     def root(self) -> Entry:
         """The root directory; its name is empty."""
@@ -74,7 +101,13 @@ class Accessor:
 
     def iterate(self, directory: Entry) -> Iterator[Entry]:
         """The same one by one, for directories of millions."""
-        return self.children(directory)
+        children = self.children(directory)
+        while batch := children.batch():
+            yield from batch
+
+    def count(self, directory: Entry) -> int:
+        """How many children a directory has."""
+        return self._table(directory).count
 
     def children(self, directory: Entry) -> "Children":
         """The same, and the bytes they are read from."""
@@ -280,6 +313,34 @@ class Children(Iterator[Entry]):
         self._position = self._base = position
         self._buffer, self._size = b"", FIRST_WINDOW
         self._parser = EntryParser(b"", position, accessor.content_item)
+        self._records = table.item()
+
+    def batch(self) -> list[Entry]:
+        """The next children, as many as are at hand; at the end none."""
+        if self._position >= self._table.start:
+            return []
+        if self._position - self._base >= len(self._buffer):
+            self._read_on(self._position)
+        start, content_item = self._table.start, self._accessor.content_item
+        found, position = parse_many(
+            self._buffer,
+            self._base,
+            self._position - self._base,
+            self._records,
+            start,
+            content_item,
+        )
+        if found:
+            self._position = self._base + position
+            return found
+        return [self._next_alone()]
+
+    def _next_alone(self) -> Entry:
+        """The next child, if it is cut by the window, or not of the usual kind."""
+        entry = next(self)
+        if entry.kind is EntryKind.DIRECTORY:
+            self._records = self._table.item(LARGEST_TABLE)
+        return entry
 
     def __next__(self) -> Entry:
         if self._position >= self._table.start:

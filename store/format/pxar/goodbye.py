@@ -130,6 +130,13 @@ class GoodbyeTable:
         if HEADER.unpack_from(self._front) != (PXAR_GOODBYE, size):
             raise FormatError(f"pxar archive: no goodbye table of {size} bytes at {self.start}")
 
+    def item(self, most: int = FRONT_SIZE) -> bytes:
+        """The item without its tail, as far as it has at most `most` bytes; kept by the caller."""
+        size = HEADER_SIZE + RECORD_SIZE * self.count
+        if len(self._front) < size <= most:
+            return self._stream.read(self.start, size)
+        return self._front[:size]
+
     def find(self, name_hash: int) -> Iterator[tuple[int, int]]:
         """The children with this hash: offset of the FILENAME item, and size as stored.
 

@@ -63,3 +63,13 @@ def test_recent_entries_stay_while_they_are_met() -> None:
         assert len(recent) <= 21
     assert recent.get(50) is None
     assert recent.get(99)
+
+
+def test_many_recent_entries_at_once() -> None:
+    recent = RecentEntries(limit=10)
+    for first in range(0, 200, 20):
+        told = [(number, entry(b"n", number)) for number in range(first, first + 20)]
+        recent.update(told)
+        assert all(recent.get(number) is found for number, found in told)
+        assert len(recent) <= 50
+    assert recent.get(0) is None

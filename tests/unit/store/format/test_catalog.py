@@ -191,6 +191,31 @@ def test_round_trip(archives: list[tuple[bytes, Tree]]) -> None:
     assert read_all(write(archives)) == archives
 
 
+def has_link(tree: Tree) -> bool:
+    return any(has_link(rest[0]) if kind == DIRECTORY else kind == b"h" for kind, _, *rest in tree)
+
+
+@given(st.lists(st.tuples(names, trees), max_size=3))
+def test_whether_there_are_hard_links(archives: list[tuple[bytes, Tree]]) -> None:
+    expected = any(has_link(tree) for _, tree in archives)
+    assert Catalog(BytesReadAt(write(archives))).may_have_links() == expected
+
+
+@pytest.mark.parametrize("at", [None, 0, 9_999, 19_999])
+def test_a_hard_link_is_found_among_many_files(at: int | None) -> None:
+    tree: Tree = [(FILE, b"h%06d" % i + b"h" * (i % 300), i, -i) for i in range(20_000)]
+    tree = [(DIRECTORY, b"h", []), *tree, (DIRECTORY, b"hh", tree[:3])]
+    if at is not None:
+        tree.insert(at, (b"h", b"link"))
+    raw = write([(b"a.didx", tree), (b"b.didx", [(FILE, b"n" * MAX_NAME_LENGTH, 1, 1)] * 3)])
+    assert Catalog(BytesReadAt(raw)).may_have_links() == (at is not None)
+
+
+def test_entries_of_one_size_end_at_every_place_of_a_window() -> None:
+    tree: Tree = [(DIRECTORY, b"x", [(FILE, b"123", 1, 1)] * 8)] * 8_000
+    assert not Catalog(BytesReadAt(write([(b"a.didx", tree)]))).may_have_links()
+
+
 def test_large_directories_are_read_by_windows() -> None:
     tree = [(FILE, b"%06d" % i + b"x" * (i % 300), i, -i) for i in range(20_000)]
     raw = write([(b"a.didx", tree), (b"b.didx", [(FILE, b"n" * MAX_NAME_LENGTH, 1, 1)] * 3)])
@@ -315,6 +340,8 @@ def test_mutated_catalogs(data: st.DataObject) -> None:
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(FormatError):
         read_all(bytes(raw))
+    with contextlib.suppress(FormatError):
+        assert Catalog(BytesReadAt(bytes(raw))).may_have_links() in {True, False}
 
 
 def golden_catalog(snapshot: StoredSnapshot) -> bytes:
