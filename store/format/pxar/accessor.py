@@ -7,7 +7,7 @@ listing only moves forward.
 Source: pxar src/accessor/mod.rs (spec 9.7, 9.10).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 
 from store.errors import FormatError, NotFound
@@ -120,6 +120,37 @@ class Accessor:
         entry = self._child(offset, table.start)
         if entry.kind is EntryKind.DIRECTORY:
             self._bound_directory(entry, table, directory_end - offset)
+        return entry
+
+    def path_to(self, offset: int) -> Sequence[Entry]:
+        """The directories around the entry at `offset`, the root first.
+
+        Looks through a whole goodbye table on each level: for who has nothing but the offset.
+        """
+        path = [self._root]
+        while True:
+            table = self._table(path[-1])
+            found = table.covering(offset)
+            if found is None or not self._root.content_offset <= offset < table.start:
+                raise FormatError(f"pxar archive: nothing begins at {offset}")
+            start, size = found
+            if start == offset:
+                return path
+            entry = self._child(start, table.start)
+            if entry.kind is not EntryKind.DIRECTORY:
+                raise FormatError(f"pxar archive: no entry begins at {offset}")
+            self._bound_directory(entry, table, size)
+            path.append(entry)
+
+    def entry_within(self, offset: int) -> Entry:
+        """The entry at `offset`, as `entry_at` gives it, whatever it is."""
+        parent = self.path_to(offset)[-1]
+        table = self._table(parent)
+        found = table.covering(offset)
+        assert found is not None
+        entry = self._child(offset, table.start)
+        if entry.kind is EntryKind.DIRECTORY:
+            self._bound_directory(entry, table, found[1])
         return entry
 
     def content(self, file: Entry) -> tuple[ReadAt, int]:

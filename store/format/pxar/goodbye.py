@@ -150,6 +150,17 @@ class GoodbyeTable:
                     f"pxar archive: {found} equal hashes in the goodbye table at {self.start}"
                 )
 
+    def covering(self, offset: int) -> tuple[int, int] | None:
+        """The child in whose items `offset` lies, offset and size as stored: a search of all."""
+        size = RECORD_SIZE * self.count
+        records = self._stream.read(self.start + HEADER_SIZE, size) if size else b""
+        best: tuple[int, int] | None = None
+        for _, distance, stored in RECORD.iter_unpack(records):
+            start = self.start - distance
+            if start <= offset and (best is None or start > best[0]):
+                best = start, stored
+        return None if best is None else (self._checked(self.start - best[0]), best[1])
+
     def _record(self, slot: int) -> tuple[int, int, int]:
         position = HEADER_SIZE + RECORD_SIZE * slot
         if position + RECORD_SIZE <= len(self._front):
