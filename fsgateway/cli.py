@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsgateway.installing import SBIN, InstallHelpers, PrintUnit
 from store.cli.options import (
     add_command,
     add_key_options,
@@ -34,10 +35,13 @@ mount options (-o, separated by commas):
   uid=N,gid=N           show every file as theirs; umask=MODE takes bits off every mode
   ns=, keyfile=, log=   as --ns, --keyfile and --log, for fstab
   endpoint=, cache=...  all repository options; a comma in a value is \\, or in "double quotes"
+  nonempty              mount over a directory with something in it, which it hides
   noatime, nodev, ...   as for every mount; ro is always on
 
-in /etc/fstab, with a link /usr/local/bin/vaultway (also: mount -t fuse.vaultway -o ro,...):
+in /etc/fstab, after `vaultway mount --install-helpers` (then also: mount -t vaultway ...):
   /srv/backup  /mnt/vault  fuse.vaultway  ro,nofail,allow_other,keyfile=/etc/vault.json  0  0
+  prod         /mnt/prod   fuse.vaultway  ro,nofail,allow_other,_netdev                  0  0
+as a service of systemd: vaultway mount --print-unit
 
 what is there:
   host|vm|ct/ID/TIME/   snapshots, with `latest`; namespaces are in ns/NAME/
@@ -76,6 +80,20 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
         "--log", metavar="FILE", help="log of the background process (default: syslog)"
     )
     add_key_options(mount)
+    mount.add_argument(
+        "--install-helpers",
+        action=InstallHelpers,
+        nargs="?",
+        const=SBIN,
+        metavar="DIRECTORY",
+        help=f"write the helpers of mount(8) and umount(8) into {SBIN}, and end",
+    )
+    mount.add_argument(
+        "--print-unit",
+        action=PrintUnit,
+        nargs=0,
+        help="print a template unit for systemd, vaultway-mount@.service, and end",
+    )
     umount = add_command(
         subparsers,
         "umount",
@@ -92,18 +110,22 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
 def run_mount(args: argparse.Namespace) -> int:
     """Start a mount; in the background unless told otherwise."""
     from fsgateway.background import log_to, start_in_background
-    from fsgateway.mountpoints import check_fuse, check_mountpoint
+    from fsgateway.mountpoints import check_empty, check_fuse, check_mountpoint
+    from fsgateway.notify import forget, notify
     from fsgateway.options import parse_options
 
     options = parse_options(args.options)
     mountpoint = check_mountpoint(Path(args.mountpoint))
     check_fuse(options)
     work = _work(args, options, mountpoint)
+    if not options.nonempty:
+        check_empty(mountpoint)
     if args.foreground:
         if args.log or options.log:
             log_to(args.log or options.log)
-        work(lambda: None)
+        work(lambda: notify("READY=1", f"STATUS=Mounted {repository_name(args)} at {mountpoint}"))
         return 0
+    forget()
 
     def work_and_log(ready: "Callable[[], None]") -> None:
         log_to(args.log or options.log)

@@ -13,14 +13,18 @@ from pathlib import Path
 import pyfuse3
 import trio
 
+from fsgateway import extra_handlers
 from fsgateway.attributes import Presentation
 from fsgateway.bridge import THREADS, Bridge
+from fsgateway.notify import notify
 from fsgateway.operations import VaultwayOperations
 from fsgateway.options import MountOptions
 from fsgateway.readahead import Loader
 from fsgateway.reading import Reader
+from fsgateway.seeking import Seeker
 from fsgateway.tree import NamespaceNode
 from fsgateway.view import View
+from store.backends.base import Backend
 from store.datastore.chunk_cache import reads_at_once
 from store.datastore.datastore import Datastore
 from store.errors import BackendError
@@ -33,6 +37,9 @@ ROOT = Namespace()
 READ_AHEAD_KIB = 1024
 # How long a thread that only computes may keep the event loop waiting.
 SWITCH_INTERVAL_S = 0.0005
+# How long readers may go on after a signal: then the storage is told to hurry, then they are left.
+HURRY_S = 3.0
+LEAVE_S = 10.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -57,8 +64,8 @@ class MountRequest:
 def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], None]) -> None:
     """Mount, call `on_ready` when the mount answers, and serve it until its end.
 
-    SIGTERM, SIGINT and SIGHUP unmount; files that are open then become unreadable. The second one
-    does not wait for the datastore.
+    SIGTERM, SIGINT and SIGHUP unmount; files that are open then become unreadable. Ten seconds
+    later, or at the second signal, nobody waits for the datastore any more.
 
     Raises:
         NotFound: no such namespace.
@@ -70,19 +77,21 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
     background = Bridge(reads_at_once(backend, os.cpu_count() or 1, backend.parallelism))
     bridge = Bridge(reads_at_once(backend, THREADS, backend.parallelism))
     loader = Loader(bridge, background, datastore.memory_bytes, backend)
-    operations = _operations(request, datastore, bridge, loader)
+    reader = Reader(bridge, loader)
+    operations = _operations(request, datastore, bridge, reader)
+    extra_handlers.set_handler("lseek", Seeker(reader.files, bridge, loader).lseek)
     with _libfuse_errors(request.mountpoint):
         options = request.options.for_fuse(request.repository)
         pyfuse3.init(operations, str(request.mountpoint), options)
     try:
-        trio.run(_run, request.mountpoint, loader, on_ready)
+        trio.run(_run, request.mountpoint, loader, backend, on_ready)
     finally:
         pyfuse3.close(unmount=True)
     log.info("unmounted %s", request.mountpoint)
 
 
 def _operations(
-    request: MountRequest, datastore: Datastore, bridge: Bridge, loader: Loader
+    request: MountRequest, datastore: Datastore, bridge: Bridge, reader: Reader
 ) -> VaultwayOperations:
     options = request.options
     view = View(datastore, request.key, datastore.memory_bytes)
@@ -92,15 +101,17 @@ def _operations(
         NamespaceNode(view, (), request.namespace),
         presentation,
         bridge,
-        Reader(bridge, loader),
+        reader,
         enforce_acls=options.enforces_permissions,
     )
 
 
-async def _run(mountpoint: Path, loader: Loader, on_ready: Callable[[], None]) -> None:
+async def _run(
+    mountpoint: Path, loader: Loader, backend: Backend, on_ready: Callable[[], None]
+) -> None:
     async with trio.open_nursery() as nursery:
         loader.start_soon = nursery.start_soon
-        nursery.start_soon(_stop_on_signals, mountpoint)
+        nursery.start_soon(_stop_on_signals, mountpoint, backend)
         nursery.start_soon(_announce, mountpoint, on_ready)
         await pyfuse3.main()
         loader.start_soon = None
@@ -122,16 +133,22 @@ def _widen_read_ahead(device: int) -> None:
         path.write_text(str(READ_AHEAD_KIB))
 
 
-async def _stop_on_signals(mountpoint: Path) -> None:
+async def _stop_on_signals(mountpoint: Path, backend: Backend) -> None:
     with trio.open_signal_receiver(*SIGNALS) as signals:
-        async for number in signals:
-            log.info("%s: unmounting %s", signal.Signals(number).name, mountpoint)
-            break
+        number = await anext(signals)
+        log.info("%s: unmounting %s", signal.Signals(number).name, mountpoint)
+        notify("STOPPING=1", f"STATUS=Unmounting {mountpoint}")
         pyfuse3.terminate()
-        async for _ in signals:
-            log.warning("leaving %s without waiting for what is still being read", mountpoint)
-            pyfuse3.close(unmount=True)
-            os._exit(1)
+        # What follows is for readers that still wait for the storage: without any we are cancelled.
+        with trio.move_on_after(LEAVE_S) as waiting:
+            with trio.move_on_after(HURRY_S) as patient:
+                await anext(signals)
+            if patient.cancelled_caught:
+                backend.interrupt()
+                await anext(signals)
+        log.warning("leaving %s without waiting for what is still being read", mountpoint)
+        pyfuse3.close(unmount=True)
+        os._exit(0 if waiting.cancelled_caught else 1)
 
 
 @contextmanager

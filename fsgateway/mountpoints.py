@@ -50,6 +50,20 @@ def check_mountpoint(mountpoint: Path) -> Path:
     return path
 
 
+def check_empty(mountpoint: Path) -> None:
+    """Raise InvalidName if the mount would hide something. libfuse would, and not say a word."""
+    try:
+        with os.scandir(mountpoint) as entries:
+            is_empty = next(entries, None) is None
+    except OSError:
+        return  # what cannot be listed is not missed
+    if not is_empty:
+        raise InvalidName(
+            f"mount point {mountpoint} is not empty: what is in it would be hidden; "
+            "to mount all the same add -o nonempty"
+        )
+
+
 def check_fuse(options: MountOptions) -> None:
     """Raise BackendError or PermissionDenied if this machine or user cannot mount."""
     try:
@@ -136,7 +150,8 @@ def _open_process(path: Path) -> int | None:
 
 def _run_umount(path: Path, *, lazy: bool) -> None:
     if os.geteuid() == 0:
-        command = ["umount", *(["--lazy"] if lazy else []), str(path)]
+        # Internal: umount(8) would call our helper, and that us.
+        command = ["umount", "--internal-only", *(["--lazy"] if lazy else []), str(path)]
     else:
         command = ["fusermount3", "-u", *(["-z"] if lazy else []), str(path)]
     try:

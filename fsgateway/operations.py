@@ -36,6 +36,7 @@ from fsgateway.hardlinks import Links, names_of
 from fsgateway.inodes import EntryTable, Forgets, NodeTable, entry_inode, is_entry, sibling
 from fsgateway.listings import Listing, Listings, RecentEntries
 from fsgateway.names import PID_XATTR
+from fsgateway.node_xattrs import PREFIX, own_names, own_value
 from fsgateway.reading import Reader
 from fsgateway.tree import Directory, LatestNode, Node, TreeNode
 from fsgateway.view import View
@@ -213,11 +214,11 @@ class VaultwayOperations(pyfuse3.Operations):
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         """One extended attribute, or ENODATA: `ls -l` asks for two of each, and most have none."""
         entry = self._recent.get(inode)
-        if entry is not None and len(entry.raw_metadata) <= ENTRY_SIZE:
+        if entry is not None and len(entry.raw_metadata) <= ENTRY_SIZE and entry.name:
             raise FUSEError(errno.ENODATA)
-        value = (await self._xattrs(inode)).get(name)
-        if value is None and inode == ROOT_INODE and name == PID:
-            value = str(os.getpid()).encode()
+        value = await self._own_xattr(inode, name) if name.startswith(PREFIX) else None
+        if value is None:
+            value = (await self._xattrs(inode)).get(name)
         if value is None:
             raise FUSEError(errno.ENODATA)
         return value
@@ -225,7 +226,22 @@ class VaultwayOperations(pyfuse3.Operations):
     @guarded
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         """The names of all extended attributes."""
-        return [XAttrNameT(name) for name in await self._xattrs(inode)]
+        node = self._own_node(inode)
+        own = await self._bridge.run(own_names, node) if node is not None else []
+        return [XAttrNameT(name) for name in (*own, *await self._xattrs(inode))]
+
+    async def _own_xattr(self, inode: InodeT, name: bytes) -> bytes | None:
+        if inode == ROOT_INODE and name == PID:
+            return str(os.getpid()).encode()
+        node = self._own_node(inode)
+        return await self._bridge.run(own_value, node, name) if node is not None else None
+
+    def _own_node(self, inode: InodeT) -> Node | None:
+        """What we know of ourselves: nothing of what is inside of archives."""
+        if not is_entry(inode):
+            return self._nodes.get(inode)
+        archive, offset = self._entries.archive(inode)
+        return None if offset else archive.node
 
     async def _xattrs(self, inode: InodeT) -> dict[bytes, bytes]:
         if not is_entry(inode):

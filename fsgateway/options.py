@@ -30,9 +30,17 @@ IGNORED = frozenset(
         "group",
         "nofail",
         "_netdev",
-        "relatime",
         "atime",
+        "diratime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nostrictatime",
+        "lazytime",
+        "nolazytime",
         "async",
+        "sync",
+        "dirsync",
         "ro",
     )
 )
@@ -43,8 +51,9 @@ PASSED_ON = frozenset(("noatime", "nodiratime", "dev", "nodev", "suid", "nosuid"
 class MountOptions:
     """How the mount looks and what it may use.
 
-    uid, gid: show every file as theirs. umask: bits taken off every mode. log: as the option of
-    `vaultway mount`. repository: options of the repository. flags: passed on to libfuse.
+    uid, gid: show every file as theirs. umask: bits taken off every mode. nonempty: mount over a
+    directory that is not empty. log: as the option of `vaultway mount`. repository: options of the
+    repository. flags: passed on to libfuse.
     """
 
     allow_other: bool = False
@@ -52,6 +61,7 @@ class MountOptions:
     uid: int | None = None
     gid: int | None = None
     umask: int = 0
+    nonempty: bool = False
     log: str | None = None
     repository: Mapping[str, Given] = field(default_factory=dict)
     flags: frozenset[str] = field(default_factory=frozenset)
@@ -123,6 +133,8 @@ def _flag(options: MountOptions, name: str) -> MountOptions:
             return replace(options, allow_other=True)
         case "default_permissions":
             return replace(options, default_permissions=True)
+        case "nonempty":
+            return replace(options, nonempty=True)
         case "rw":
             raise InvalidName("mount option rw: this version mounts read-only; use ro")
         case _:

@@ -18,6 +18,7 @@ from store.datastore.datastore import Datastore, DatastoreStatus
 from store.errors import KeyRequired, StoreError, WrongKey
 from store.format.buffer import ReadAt
 from store.format.crypt import CryptConfig
+from store.format.manifest import FileInfo
 from store.format.pxar.accessor import Accessor
 from store.format.pxar.entries import Entry
 from store.format.pxar.items import HEADER_SIZE
@@ -195,8 +196,7 @@ class OpenSnapshot:
 
     def _open_image(self, name: str) -> Image:
         stream = self.reader.open_image(name)
-        zeros = sum(length for _, length, is_zero in stream.extents(0, stream.size) if is_zero)
-        return Image(stream, stream.size - zeros)
+        return Image(stream, stream.holes().data_size)
 
     def blob(self, name: str) -> bytes:
         """A decoded blob. Raises as `tree`."""
@@ -205,14 +205,19 @@ class OpenSnapshot:
         except KeyRequired as error:
             raise self._explained(error) from error
 
-    def size_of(self, name: str) -> int:
-        """What the manifest says of an archive's size in bytes, all its files together."""
+    def files_of(self, name: str) -> list[FileInfo]:
+        """What the manifest says of an archive's files: one, or a pair (the metadata first)."""
         stem, dot, extension = name.rpartition(".")
         pair = (
             {f"{stem}.mpxar.didx", f"{stem}.ppxar.didx"} if dot and extension == "pxar" else set()
         )
         wanted = pair | {f"{name}.{kind}" for kind in ("didx", "fidx", "blob")}
-        return sum(info.size for info in self.reader.manifest.files if info.filename in wanted)
+        found = (info for info in self.reader.manifest.files if info.filename in wanted)
+        return sorted(found, key=lambda info: info.filename)
+
+    def size_of(self, name: str) -> int:
+        """What the manifest says of an archive's size in bytes, all its files together."""
+        return sum(info.size for info in self.files_of(name))
 
 
 class View:
@@ -237,6 +242,7 @@ class View:
         self._groups: Recent[Namespace, list[BackupGroup]] = Recent(REMEMBERED)
         self._snapshots: Recent[tuple[Namespace, BackupGroup], list[Snapshot]] = Recent(REMEMBERED)
         self._blob_sizes: Recent[tuple[SnapshotId, str], int] = Recent(REMEMBERED)
+        self._verify_states: Recent[SnapshotId, str] = Recent(REMEMBERED)
         self._status: Recent[None, DatastoreStatus] = Recent(1)
 
     def namespaces(self, parent: Namespace) -> list[Namespace]:
@@ -273,6 +279,15 @@ class View:
             return self._blob_sizes.get((ident, name), lambda: len(self.open(ident).blob(name)))
         except StoreError:
             return self.open(ident).size_of(name)
+
+    def verify_state(self, ident: SnapshotId) -> str:
+        """How a snapshot's last verification ended, at most a second old; empty: there was none."""
+        return self._verify_states.get(ident, lambda: self._read_verify_state(ident), CHANGING_S)
+
+    def _read_verify_state(self, ident: SnapshotId) -> str:
+        found = self.datastore.read_manifest(*ident).unprotected.get("verify_state")
+        state = found.get("state") if isinstance(found, dict) else None
+        return state if isinstance(state, str) else ""
 
     def status(self) -> DatastoreStatus:
         """Space of the datastore, at most ten seconds old."""

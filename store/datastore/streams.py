@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from store.datastore.chunk_cache import ChunkReader
+from store.datastore.holes import Holes
 from store.datastore.memory import Memory
 from store.datastore.workers import Workers, worker_count
 from store.errors import FormatError
@@ -42,6 +43,7 @@ class IndexedStream:
             NOTHING  # where the last peek ended up; replaced whole, so threads need no lock
         )
         self._zero_digests: dict[int, Digest] = {}
+        self._holes: Holes | None = None
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes from `offset`; waits for chunks."""
@@ -173,6 +175,31 @@ class IndexedStream:
             kind, position = zero, min(end, stop)
         if position > begun:
             yield begun, position - begun, kind
+
+    def holes(self) -> Holes:
+        """Where its holes are; made at the first call, from the index alone.
+
+        As `extents`, for who asks again and again.
+        """
+        holes = self._holes
+        if holes is None:
+            holes = self._holes = Holes(self._zero_runs(), self.index)
+        return holes
+
+    def _zero_runs(self) -> Iterator[tuple[int, int]]:
+        """The zero chunks: as runs of positions of the index, rising."""
+        index, last = self.index, len(self.index) - 1
+        if isinstance(index, FixedIndex) and index.chunk_size > MAX_CHUNK_SIZE:
+            return  # nobody can have such chunks
+        if isinstance(index, DynamicIndex):
+            zeros = chunk_digest(bytes(MAX_CHUNK_SIZE), self.reader.key)
+            for first, end in index.runs_of(zeros):
+                yield from ((at, at + 1) for at in range(first, end) if self.is_zero(at))
+            return
+        yield from index.runs_of(chunk_digest(bytes(index.chunk_size), self.reader.key))
+        # The last one may be shorter, and zeros of its length have another name.
+        if index.size % index.chunk_size and self.is_zero(last):
+            yield last, last + 1
 
     def is_zero(self, position: int) -> bool:
         """Whether chunk number `position` of the index holds only zeros, by its digest."""

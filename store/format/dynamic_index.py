@@ -15,7 +15,14 @@ from collections.abc import Iterator
 
 from store.errors import FormatError
 from store.format.buffer import Buffer
-from store.format.index import DIGEST_SIZE, MAX_ARCHIVE_SIZE, check_position, open_body, pack_header
+from store.format.index import (
+    DIGEST_SIZE,
+    MAX_ARCHIVE_SIZE,
+    check_position,
+    find_runs,
+    open_body,
+    pack_header,
+)
 from store.names import Digest
 
 DYNAMIC_SIZED_CHUNK_INDEX_1_0 = bytes.fromhex("1c914ea519bab3cd")
@@ -63,6 +70,10 @@ class DynamicIndex:
     def digests(self) -> Iterator[Digest]:
         """All names, in order."""
         return (Digest(digest) for _, digest in ENTRY.iter_unpack(self._body))
+
+    def runs_of(self, digest: Digest) -> Iterator[tuple[int, int]]:
+        """Where chunks of this name are: first and exclusive last position, rising."""
+        return find_runs(self._body, ENTRY.size, END.size, digest)
 
     def csum(self) -> bytes:
         """SHA-256 of all entries, computed now: what the manifest has as this file's csum."""

@@ -11,7 +11,14 @@ from collections.abc import Iterator
 
 from store.errors import FormatError
 from store.format.buffer import Buffer
-from store.format.index import DIGEST_SIZE, MAX_ARCHIVE_SIZE, check_position, open_body, pack_header
+from store.format.index import (
+    DIGEST_SIZE,
+    MAX_ARCHIVE_SIZE,
+    check_position,
+    find_runs,
+    open_body,
+    pack_header,
+)
 from store.names import Digest
 
 FIXED_SIZED_CHUNK_INDEX_1_0 = bytes.fromhex("2f7f41ed91fd0fcd")
@@ -67,6 +74,10 @@ class FixedIndex:
     def digests(self) -> Iterator[Digest]:
         """All names, in order."""
         return (Digest(digest) for (digest,) in struct.iter_unpack("32s", self._body))
+
+    def runs_of(self, digest: Digest) -> Iterator[tuple[int, int]]:
+        """Where chunks of this name are: first and exclusive last position, rising."""
+        return find_runs(self._body, DIGEST_SIZE, 0, digest)
 
     def csum(self) -> bytes:
         """SHA-256 of all digests, computed now: what the manifest has as this file's csum."""

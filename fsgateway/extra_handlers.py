@@ -1,0 +1,46 @@
+"""FUSE handlers that pyfuse3 does not have, through a small C module of ours.
+
+To be imported before pyfuse3 (`fsgateway/__init__.py` does): _fuse_extra.c says why. Where the
+module is missing the mount works without them, as pyfuse3 has it.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+def _load() -> Any:  # noqa: ANN401 - the C module, or None
+    """Load it so that pyfuse3's calls of libfuse's functions come to it first."""
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(os.RTLD_GLOBAL | os.RTLD_NOW)
+    try:
+        from fsgateway import _fuse_extra as module
+    except ImportError as error:
+        log.debug("no SEEK_DATA and SEEK_HOLE: %s", error)
+        return None
+    finally:
+        sys.setdlopenflags(flags)
+    return module
+
+
+_module = _load()
+
+
+def set_handler(name: str, handler: Callable[..., None] | None) -> bool:
+    """Let `handler` answer requests of one kind in sessions that begin from now on.
+
+    It is called on the event loop, must not wait, and answers through its first argument, now or
+    later (`_fuse_extra.Request`). None takes it away.
+
+        lseek      (request, inode, handle, offset, whence): SEEK_DATA or SEEK_HOLE, no others
+        fallocate  (request, inode, handle, mode, offset, length)
+
+    Returns False where the C module is missing: then nobody calls it.
+    """
+    if _module is not None:
+        _module.set_handler(name, handler)
+    return _module is not None
