@@ -41,10 +41,11 @@ IGNORED = frozenset(
         "async",
         "sync",
         "dirsync",
-        "ro",
     )
 )
 PASSED_ON = frozenset(("noatime", "nodiratime", "dev", "nodev", "suid", "nosuid", "exec", "noexec"))
+
+DEFAULT_SEAL = "idle:300"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class MountOptions:
 
     uid, gid: show every file as theirs. umask: bits taken off every mode. nonempty: mount over a
     directory that is not empty. log: as the option of `vaultway mount`. repository: options of the
-    repository. flags: passed on to libfuse.
+    repository. flags: passed on to libfuse. writable: `current/` of each group is its head; seal:
+    when heads become snapshots (`SealPolicy`); heads: their directory; journal_bytes: room for each.
     """
 
     allow_other: bool = False
@@ -63,13 +65,17 @@ class MountOptions:
     umask: int = 0
     nonempty: bool = False
     log: str | None = None
+    writable: bool = False
+    seal: str = DEFAULT_SEAL
+    heads: str | None = None
+    journal_bytes: int | None = None
     repository: Mapping[str, Given] = field(default_factory=dict)
     flags: frozenset[str] = field(default_factory=frozenset)
 
     @property
     def enforces_permissions(self) -> bool:
         """Other users may come in only where modes, owners and ACLs protect."""
-        return self.default_permissions or self.allow_other
+        return self.default_permissions or self.allow_other or self.writable
 
     def for_fuse(self, repository: str) -> set[str]:
         """The options for `pyfuse3.init`.
@@ -79,7 +85,7 @@ class MountOptions:
         name = (
             repository.encode("ascii", "replace").decode().replace("\\", "\\\\").replace(",", "\\,")
         )
-        options = {"ro", f"fsname={name}", "subtype=vaultway", *self.flags}
+        options = {"rw" if self.writable else "ro", f"fsname={name}", "subtype=vaultway", *self.flags}
         if self.allow_other:
             options.add("allow_other")
         if self.enforces_permissions:
@@ -107,6 +113,13 @@ def _with_value(options: MountOptions, name: str, value: str) -> MountOptions:
             return replace(options, umask=_number(name, value, 8) & 0o777)
         case "log":
             return replace(options, log=value)
+        case "seal":
+            return replace(options, seal=value)
+        case "heads":
+            return replace(options, heads=value)
+        case "journal":
+            size = MEMORY.parse(value, "mount option journal")
+            return replace(options, journal_bytes=size)
         case _:
             return _of_repository(options, name, value)
 
@@ -136,7 +149,9 @@ def _flag(options: MountOptions, name: str) -> MountOptions:
         case "nonempty":
             return replace(options, nonempty=True)
         case "rw":
-            raise InvalidName("mount option rw: this version mounts read-only; use ro")
+            return replace(options, writable=True)
+        case "ro":
+            return replace(options, writable=False)
         case _:
             positive = name.removeprefix("no-")
             if positive in BY_NAME and BY_NAME[positive].kind is BOOLEAN:

@@ -88,7 +88,7 @@ class NamespaceNode(Directory):
             yield NamespacesNode(self.view, (*self.path, "ns"), self.namespace)
         present = {group.type for group in self.view.groups(self.namespace)}
         for kind in BACKUP_TYPES:
-            if kind in present:
+            if kind in present or self.view.writable:
                 yield TypeNode(self.view, (*self.path, kind), self.namespace, kind)
 
 
@@ -117,7 +117,10 @@ class TypeNode(Directory):
         return Facts(DIRECTORY, mtime_ns=self.view.started_ns, timeout_s=CHANGING_S)
 
     def children(self) -> Iterable[Node]:
-        for group in self.view.groups(self.namespace):
+        groups = set(self.view.groups(self.namespace))
+        if self.view.writable:
+            groups.update(self.view.writable.groups(self.namespace))
+        for group in sorted(groups):
             if group.type == self.kind:
                 yield GroupNode(self.view, (*self.path, group.id), self.namespace, group)
 
@@ -144,6 +147,8 @@ class GroupNode(Directory):
             yield SnapshotNode(self.view, (*self.path, name), SnapshotId(self.namespace, snapshot))
         if snapshots:
             yield LatestNode(self.view, (*self.path, LATEST), self.namespace, self.group)
+        if self.view.writable:
+            yield self.view.writable.current(self)
 
 
 @dataclass(frozen=True, slots=True)

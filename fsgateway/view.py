@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from threading import Lock
-from typing import Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from fsgateway.attributes import CHANGING_S
 from fsgateway.hardlinks import LinkBudget, Links, links_in_catalog, links_in_stream
@@ -24,6 +24,9 @@ from store.format.pxar.entries import Entry
 from store.format.pxar.items import HEADER_SIZE
 from store.names import BackupGroup, Namespace, Snapshot
 from store.trees.base import FileTree
+
+if TYPE_CHECKING:
+    from fsgateway.tree import GroupNode, Node
 
 OPEN_SNAPSHOTS = 32
 REMEMBERED = 4096
@@ -220,6 +223,16 @@ class OpenSnapshot:
         return sum(info.size for info in self.files_of(name))
 
 
+class Writable(Protocol):
+    """What a writable mount has beside its snapshots (fsgateway.writing)."""
+
+    def groups(self, namespace: Namespace) -> list[BackupGroup]:
+        """The groups that have a head, with snapshots or without."""
+
+    def current(self, group: "GroupNode") -> "Node":
+        """A group's `current/`."""
+
+
 class View:
     """What a mount shows: a datastore from one namespace down, read with at most one key."""
 
@@ -236,6 +249,7 @@ class View:
         self.cache = cache_over(datastore.backend, cache_bytes)
         self.link_budget = LinkBudget()
         self.namespace = namespace or Namespace()
+        self.writable: Writable | None = None
         self.started_ns = time.time_ns()
         self._open: Recent[SnapshotId, OpenSnapshot] = Recent(OPEN_SNAPSHOTS)
         self._namespaces: Recent[Namespace, list[Namespace]] = Recent(REMEMBERED)

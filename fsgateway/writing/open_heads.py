@@ -1,0 +1,174 @@
+"""The heads a mount has open: made when somebody looks into `current/`, sealed as the policy says.
+
+Called in threads only, from several at once.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock, RLock
+
+from fsgateway.writing.files import Blob, BlobFile
+from store.errors import InvalidName, StoreError
+from store.heads.heads import Heads, OpenHead
+from store.names import BackupGroup, Namespace, Snapshot
+
+log = logging.getLogger(__name__)
+
+Place = tuple[Namespace, BackupGroup]
+
+
+@dataclass(frozen=True, slots=True)
+class SealPolicy:
+    """When a head becomes a snapshot by itself.
+
+    idle_s: so long after the last write to it; None: never.
+    at_end: when the mount ends.
+    """
+
+    idle_s: float | None = None
+    at_end: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "SealPolicy":
+        """`manual`, `close`, or `idle:SECONDS`, which seals at the end, too. Raises InvalidName."""
+        if text == "manual":
+            return cls()
+        if text == "close":
+            return cls(at_end=True)
+        kind, _, number = text.partition(":")
+        if kind == "idle" and number.isascii() and number.isdigit() and int(number) > 0:
+            return cls(float(number), at_end=True)
+        raise InvalidName(f"mount option seal={text}: use idle:SECONDS, close or manual")
+
+
+class MountedHead:
+    """An open head, the blobs in it that are open, and when it was written to last."""
+
+    def __init__(self, head: OpenHead, clock: Callable[[], float]) -> None:
+        self.head = head
+        self.sealing = RLock()
+        self._clock = clock
+        self._lock = Lock()
+        self._blobs: dict[str, Blob] = {}
+        self.touched_s = clock()
+
+    def touch(self) -> None:
+        """Something was written."""
+        self.touched_s = self._clock()
+
+    def open_blob(self, name: str, *, is_new: bool = False) -> BlobFile:
+        """Open a blob; all who have it open see one content. Raises NotFound and what reading does."""
+        with self._lock:
+            blob = self._blobs.get(name)
+            if blob is None:
+                blob = self._blobs[name] = Blob(self.head, name, is_new=is_new)
+            blob.users += 1
+        return BlobFile(blob, self._close_blob)
+
+    def _close_blob(self, blob: Blob) -> None:
+        try:
+            blob.store()
+        finally:
+            with self._lock:
+                blob.users -= 1
+                if not blob.users:
+                    self._blobs.pop(blob.name, None)
+
+    def truncate_blob(self, name: str, size: int) -> None:
+        """Cut a blob, or fill it up with zeros."""
+        file = self.open_blob(name)
+        try:
+            file.truncate(size)
+        finally:
+            file.close()
+
+    def blob_size(self, name: str) -> int:
+        """Its bytes, also while it is being written."""
+        with self._lock:
+            blob = self._blobs.get(name)
+        return blob.size if blob else len(self.head.read_blob(name))
+
+    def seal(self) -> Snapshot:
+        """Make the state of now the next snapshot, open blobs included. Raises StoreError."""
+        with self.sealing:
+            with self._lock:
+                blobs = list(self._blobs.values())
+            for blob in blobs:
+                blob.store()
+            return self.head.seal()
+
+
+class OpenHeads:
+    """The heads of a mount, one for each group that somebody looked into."""
+
+    def __init__(
+        self, heads: Heads, policy: SealPolicy, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._heads = heads
+        self._policy = policy
+        self._clock = clock
+        self._lock = Lock()
+        self._opening: dict[Place, Lock] = {}
+        self._open: dict[Place, MountedHead] = {}
+
+    def get(self, namespace: Namespace, group: BackupGroup) -> MountedHead:
+        """The head of a group, opened or made if it is not. Raises Locked and other StoreErrors."""
+        place = namespace, group
+        with self._only_one(place):
+            found = self._open.get(place)
+            if found is None:
+                head = self._heads.open(namespace, group)
+                found = self._open[place] = MountedHead(head, self._clock)
+            return found
+
+    @contextmanager
+    def _only_one(self, place: Place) -> Iterator[None]:
+        """Opening a head reads its journal: others may be opened meanwhile."""
+        with self._lock:
+            lock = self._opening.setdefault(place, Lock())
+        with lock:
+            yield
+
+    def groups(self, namespace: Namespace) -> list[BackupGroup]:
+        """Groups that have a head, whether or not they have a snapshot."""
+        return [info.group for info in self._heads.list() if info.namespace == namespace]
+
+    def seal_idle(self) -> None:
+        """Seal what nobody wrote to for long enough; a failure is logged, and tried again later."""
+        idle_s = self._policy.idle_s
+        if idle_s is None:
+            return
+        for mounted in self._all():
+            if mounted.head.dirty_bytes and self._clock() - mounted.touched_s >= idle_s:
+                _seal(mounted)
+                mounted.touch()
+
+    def _all(self) -> list[MountedHead]:
+        with self._lock:
+            return list(self._open.values())
+
+    def close(self) -> None:
+        """The mount ends: seal if the policy says so, and let other processes have the heads.
+
+        What cannot be sealed stays in the head; the log says so.
+        """
+        for mounted in self._all():
+            if self._policy.at_end and mounted.head.dirty_bytes:
+                _seal(mounted)
+            try:
+                mounted.head.close()
+            except StoreError as error:
+                log.warning("head of %s: %s", mounted.head.group, error)
+        self._open.clear()
+
+
+def _seal(mounted: MountedHead) -> None:
+    try:
+        snapshot = mounted.seal()
+    except StoreError as error:
+        log.warning("head of %s stays, not sealed: %s", mounted.head.group, error)
+    else:
+        log.info("sealed %s", snapshot)
