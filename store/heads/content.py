@@ -30,12 +30,15 @@ class Piece(NamedTuple):
 
 
 class Content:
-    """Extents by region. `stored`: the regions that have rows."""
+    """Extents by region.
 
-    __slots__ = ("dirty", "owner", "regions", "stored")
+    stored: the regions that have rows. live: where bytes are counted, by segment.
+    """
 
-    def __init__(self, owner: int, stored: set[int] | None = None) -> None:
-        self.owner = owner
+    __slots__ = ("dirty", "live", "owner", "regions", "stored")
+
+    def __init__(self, owner: int, live: dict[int, int], stored: set[int] | None = None) -> None:
+        self.owner, self.live = owner, live
         self.regions: dict[int, Region] = {}
         self.stored = stored or set()
         self.dirty: set[int] = set()
@@ -69,37 +72,41 @@ class Content:
             step = min(size - done, MAX_PAYLOAD, REGION - start)
             piece = view[done : done + step]
             segment, record = segments.append(kind, archive, offset + done, piece, step)
-            self.note(number, (start, start + step, segment, record, 0), segments, rows)
+            self.note(number, (start, start + step, segment, record, 0), rows)
             done += step
 
-    def note(self, number: int, extent: Extent, segments: Segments, rows: Rows) -> None:
+    def note(self, number: int, extent: Extent, rows: Rows) -> None:
         """Lay one extent over a region."""
-        put(self.region(number, rows), extent, segments.live)
+        put(self.region(number, rows), extent, self.live)
         self.dirty.add(number)
 
     def zero(self, start: int, end: int, segments: Segments, rows: Rows) -> None:
         """Let a range read as zeros."""
+        self.zero_at(start, end, segments.stamp, rows)
+
+    def zero_at(self, start: int, end: int, stamp: int, rows: Rows) -> None:
+        """The same, as old as a segment."""
         while start < end:
             number, low = divmod(start, REGION)
             high = min(REGION, low + end - start)
-            self.note(number, (low, high, segments.current, ZERO, 0), segments, rows)
+            self.note(number, (low, high, stamp, ZERO, 0), rows)
             start += high - low
 
-    def truncate(self, size: int, segments: Segments, rows: Rows) -> None:
+    def truncate(self, size: int, rows: Rows) -> None:
         """Forget what lies at `size` and behind."""
         first, low = divmod(size, REGION)
         for number in [n for n in self.stored | set(self.regions) if n >= first]:
             region = self.region(number, rows)
             if region and (number > first or region[-1][1] > low):
                 start = low if number == first else 0
-                self.regions[number] = cut(region, start, segments.live)
+                self.regions[number] = cut(region, start, self.live)
                 self.dirty.add(number)
 
-    def keep_since(self, segment: int, segments: Segments, rows: Rows) -> None:
+    def keep_since(self, segment: int, rows: Rows) -> None:
         """Forget what is older than a segment: the new base has it."""
         for number in self.stored | set(self.regions):
             region = self.region(number, rows)
-            kept = since(region, segment, segments.live)
+            kept = since(region, segment, self.live)
             if len(kept) != len(region):
                 self.regions[number] = kept
                 self.dirty.add(number)
@@ -157,6 +164,30 @@ class Content:
                 for number, region in self.regions.items()
                 if number not in self.stored
             }
+
+
+def write_anew(content: Content, kind: int, archive: int, segments: Segments, rows: Rows) -> None:
+    """Give dirty regions of very many extents a few large ones, where they follow each other."""
+    for number in content.crowded():
+        runs = _runs(content.region(number, rows), number * REGION)
+        if 2 * len(runs) < len(content.regions[number]):
+            for run in runs:
+                data = b"".join(read_pieces(run, segments))
+                content.write(run[0].start, data, kind, archive, segments, rows)
+
+
+def _runs(region: Region, base: int) -> list[list[Piece]]:
+    """The data of a region, in runs of what follows each other."""
+    runs: list[list[Piece]] = []
+    for low, high, segment, record, skip in region:
+        if record == ZERO:
+            continue
+        piece = Piece(base + low, base + high, segment, record, skip)
+        if runs and runs[-1][-1].end == piece.start:
+            runs[-1].append(piece)
+        else:
+            runs.append([piece])
+    return runs
 
 
 def read_pieces(pieces: list[Piece], segments: Segments) -> list[bytes]:

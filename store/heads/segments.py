@@ -18,14 +18,15 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from struct import Struct
-from typing import NamedTuple
-
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from typing import TYPE_CHECKING, NamedTuple
 
 from store.backends.base import storage_error
 from store.errors import BackendError, FormatError, IntegrityError, StoreError
 from store.format.buffer import Buffer
 from store.heads.protection import SALT_SIZE, Protection, open_record, seal_record
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 SEGMENT_MAGIC, RECORD_MAGIC = b"VWHSEG01", b"VWHR"
 SEGMENT_HEADER = 64
@@ -60,8 +61,9 @@ class Segments:
 
     Attributes:
         current: the number of the segment that is appended to.
-        live: of each segment, bytes that are still referred to; kept by its users under the
-            head's lock.
+        stamp: that of the next record.
+        live, image_live: of each segment, bytes that trees and images still refer to; kept by them
+            under the head's lock.
     """
 
     def __init__(self, directory: str, protection: Protection) -> None:
@@ -75,9 +77,11 @@ class Segments:
         self._retired: deque[tuple[float, int]] = deque()
         self.sizes: dict[int, int] = {}
         self.live: dict[int, int] = {}
+        self.image_live: dict[int, int] = {}
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self._find()
         self.current = max(self.sizes, default=0)
+        self.stamp = self.current + 1
         self._file, self._position = -1, 0
         self._cipher: AESGCM | None = None
         self._sequence = self._synced = 0
@@ -128,7 +132,8 @@ class Segments:
         """Let the next record begin a new segment; the number that one will have."""
         with self._lock:
             self._finish()
-            return self.current + 1
+            self.stamp = self.current + 1
+            return self.stamp
 
     def _begin(self) -> None:
         self._finish()
@@ -143,7 +148,8 @@ class Segments:
             raise storage_error(error, path) from error
         self._cipher = self._ciphers[number] = self._protection.segment_cipher(salt)
         self._file = self._files[number] = file
-        self.current, self._position = number, SEGMENT_HEADER
+        self.current = self.stamp = number
+        self._position = SEGMENT_HEADER
         self.sizes[number] = SEGMENT_HEADER
 
     def _finish(self) -> None:
@@ -233,7 +239,7 @@ class Segments:
         return file
 
     def records(self, first: int) -> Iterator[Record]:
-        """All whole records of the segments from number `first` on, in the order written."""
+        """All whole records of images in the segments from number `first` on, in the order written."""
         for segment in sorted(number for number in self.sizes if number >= first):
             yield from self._records_of(segment)
 
@@ -242,10 +248,12 @@ class Segments:
         try:
             self._opened(segment)
             while True:
-                self._load(segment, position)
-                header = self._pread(segment, HEADER_SIZE, position)
-                _, kind, _, archive, size, offset, count, _ = _HEADER.unpack(header)
-                yield Record(kind, archive, offset, count, segment, position)
+                header = self._pread(segment, RECORD, position)
+                size = _payload_size(header)
+                _, kind, _, archive, _, offset, count, _ = _HEADER.unpack_from(header)
+                if kind != FILE_DATA:
+                    self._load(segment, position)
+                    yield Record(kind, archive, offset, count, segment, position)
                 position += RECORD + size
         except (IntegrityError, FormatError):
             return  # the torn end: none of it was ever acknowledged
@@ -259,6 +267,7 @@ class Segments:
             with self._lock:
                 self.sizes.pop(segment, None)
                 self.live.pop(segment, None)
+                self.image_live.pop(segment, None)
                 self._retired.append((time.monotonic(), segment))
             try:
                 os.unlink(self._path(segment))

@@ -1,6 +1,5 @@
 """What a head's tree stands on: the entries of a snapshot's archive, and their inode numbers."""
 
-import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -11,17 +10,12 @@ from store.format.pxar.accessor import Accessor
 from store.format.pxar.entries import Entry, EntryKind
 from store.format.pxar.hardlinks import MAX_LINKS, Links, links_in_stream
 from store.heads.base import WouldWait
+from store.heads.journal import Hurry
 
 ROOT = 1
 OWN = 1 << 45
 """The first number of what the base did not have when the head was opened."""
 KEPT_ENTRIES = 4096
-
-
-class Hurry(threading.local):
-    """Whether this thread may not wait."""
-
-    now = False
 
 
 class PatientStream:
@@ -113,14 +107,14 @@ class Base:
         found = self.accessor.lookup(directory, name)
         return None if found is None else self._followed(found)
 
-    def children(self, directory: Entry, after: int = 0) -> Iterator[tuple[bytes, Entry]]:
-        """Names and entries behind the one whose item is at `after`."""
+    def children(self, directory: Entry, after: int = 0) -> Iterator[tuple[int, bytes, Entry]]:
+        """Where each is, its name and entry, behind the one whose item is at `after`."""
         children = self.accessor.children(directory)
         if after:
             children.move_to(after)
             next(children, None)
         for entry in children:
-            yield entry.name, self._followed(entry)
+            yield entry.offset, entry.name, self._followed(entry)
 
     def parent(self, offset: int) -> int:
         """The offset of the directory that an entry is in."""

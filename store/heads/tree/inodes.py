@@ -53,6 +53,7 @@ class Inode:
         "stored",
         "target",
         "uid",
+        "was_orphan",
         "xattrs",
     )
 
@@ -68,7 +69,7 @@ class Inode:
         self.xattrs: dict[bytes, bytes] = {}
         self.content: Content | None = None
         self.entry: Entry | None = None
-        self.stored = False
+        self.stored = self.was_orphan = False
 
     def __repr__(self) -> str:
         return f"Inode({self.number}, {self.mode:#o})"
@@ -150,10 +151,12 @@ class Inode:
             inode.rdev = os.makedev(*entry.device)
         return inode
 
-    def add_inline(self, owner: int, stored: set[int], inline: bytes) -> None:
+    def add_content(
+        self, owner: int, live: dict[int, int], stored: set[int], inline: bytes
+    ) -> None:
         """Give a file the content that its rows say."""
         if stored or inline:
-            self.content = Content(owner, stored)
+            self.content = Content(owner, live, stored)
             if inline:
                 self.content.regions[0] = unpack(inline)
 
