@@ -1,6 +1,6 @@
 """Inode numbers: stable while mounted, in tables no larger than what the kernel holds.
 
-    pxar entry   1  | archive 17 bits | offset of its FILENAME item 46 bits (0: the root of the tree)
+    pxar entry   1  | archive 17 bits | offset of its FILENAME item 46 bits (0: the tree's root)
     in a head    01 | tree 16 bits | number in the tree 46 bits
     other nodes  00 | 62 bits, a hash of the node's path
 

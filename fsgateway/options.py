@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from store.errors import InvalidName
-from store.repositories.option_kinds import BOOLEAN
+from store.repositories.option_kinds import BOOLEAN, parse_size
 from store.repositories.options import BY_NAME, Given, read
 
 SIZE = re.compile(r"\d+[kmgt]?", re.IGNORECASE | re.ASCII)
@@ -54,8 +54,9 @@ class MountOptions:
 
     uid, gid: show every file as theirs. umask: bits taken off every mode. nonempty: mount over a
     directory that is not empty. log: as the option of `vaultway mount`. repository: options of the
-    repository. flags: passed on to libfuse. writable: `current/` of each group is its head; seal:
-    when heads become snapshots (`SealPolicy`); heads: their directory; journal_bytes: room for each.
+    repository. flags: passed on to libfuse. writable: `current/` of each group is its head.
+    seal: when heads become snapshots (`SealPolicy`). heads: their directory. journal_bytes: room
+    for each of them there.
     """
 
     allow_other: bool = False
@@ -85,7 +86,12 @@ class MountOptions:
         name = (
             repository.encode("ascii", "replace").decode().replace("\\", "\\\\").replace(",", "\\,")
         )
-        options = {"rw" if self.writable else "ro", f"fsname={name}", "subtype=vaultway", *self.flags}
+        options = {
+            "rw" if self.writable else "ro",
+            f"fsname={name}",
+            "subtype=vaultway",
+            *self.flags,
+        }
         if self.allow_other:
             options.add("allow_other")
         if self.enforces_permissions:
@@ -103,6 +109,13 @@ def _number(name: str, value: str, base: int = 10) -> int:
     return number
 
 
+def _size(name: str, value: str) -> int:
+    try:
+        return parse_size(value)
+    except ValueError as error:
+        raise InvalidName(f"mount option {name}={value}: {error}") from error
+
+
 def _with_value(options: MountOptions, name: str, value: str) -> MountOptions:
     match name:
         case "uid":
@@ -118,7 +131,7 @@ def _with_value(options: MountOptions, name: str, value: str) -> MountOptions:
         case "heads":
             return replace(options, heads=value)
         case "journal":
-            size = MEMORY.parse(value, "mount option journal")
+            size = _size("journal", value)
             return replace(options, journal_bytes=size)
         case _:
             return _of_repository(options, name, value)

@@ -32,7 +32,7 @@ class CurrentNode(Directory):
         return Facts(OPEN_DIRECTORY, mtime_ns=self.view.started_ns, timeout_s=0)
 
     def mounted(self) -> MountedHead:
-        """Its head, opened now if it is not. Raises Locked, KeyRequired…"""
+        """Its head, opened now if it is not. Raises as `OpenHeads.get`."""
         return self.heads.get(self.namespace, self.group)
 
     def children(self) -> Iterable[Node]:

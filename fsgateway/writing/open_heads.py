@@ -12,7 +12,8 @@ from threading import Lock, RLock
 
 from fsgateway.writing.files import Blob, BlobFile
 from store.errors import InvalidName, StoreError
-from store.heads.heads import Heads, OpenHead
+from store.heads.head import OpenHead
+from store.heads.heads import Heads
 from store.names import BackupGroup, Namespace, Snapshot
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class MountedHead:
         self.touched_s = self._clock()
 
     def open_blob(self, name: str, *, is_new: bool = False) -> BlobFile:
-        """Open a blob; all who have it open see one content. Raises NotFound and what reading does."""
+        """Open a blob; all who have it open see one content. Raises what reading it does."""
         with self._lock:
             blob = self._blobs.get(name)
             if blob is None:

@@ -30,13 +30,13 @@ from pyfuse3 import (
 from fsgateway.attributes import IMMUTABLE_S, Facts, Presentation
 from fsgateway.bridge import Bridge, as_fuse_error, guarded
 from fsgateway.handles import HandleTable
-from fsgateway.inodes import Forgets, head_inode, is_entry, is_in_head, place_in_head
-from fsgateway.operations import STATFS_BLOCK, VaultwayOperations, WRITING
+from fsgateway.inodes import Forgets, is_entry, is_in_head, place_in_head
+from fsgateway.operations import WRITING, VaultwayOperations
 from fsgateway.reading import Reader
 from fsgateway.tree import Directory, Node, TypeNode
 from fsgateway.view import View
 from fsgateway.writing.files import TreeFile, WritableFile
-from fsgateway.writing.nodes import ArchiveNode, CurrentNode, HeadFileNode, HeadTreeNode
+from fsgateway.writing.nodes import CurrentNode, HeadFileNode, HeadTreeNode
 from fsgateway.writing.open_heads import OpenHeads
 from fsgateway.writing.trees import HeadTrees
 from store.format.buffer import Buffer
@@ -97,7 +97,9 @@ class WritableOperations(VaultwayOperations):
         self._files: HandleTable[WritableFile] = HandleTable(FIRST_HANDLE)
         self._lists: HandleTable[int] = HandleTable(FIRST_HANDLE)
 
-    async def _run(self, tree: Tree, operation: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    async def _run(
+        self, tree: Tree, operation: Callable[P, T], *args: P.args, **named: P.kwargs
+    ) -> T:
         """At once if it needs not wait, else in a thread."""
         try:
             return tree.at_once(operation, *args, **named)
@@ -280,7 +282,9 @@ class WritableOperations(VaultwayOperations):
     ) -> EntryAttributes:
         parent = None if is_entry(parent_inode) else self._nodes.get(parent_inode)
         if isinstance(parent, TypeNode):
-            await self._bridge.run(self._heads.get, parent.namespace, BackupGroup(parent.kind, name))
+            await self._bridge.run(
+                self._heads.get, parent.namespace, BackupGroup(parent.kind, name)
+            )
             return await self._describe_new(await self._bridge.run(parent.child, name))
         current = self._writable_node(parent_inode)
         mode &= 0o7777 & ~ctx.umask
