@@ -12,6 +12,7 @@ from threading import Lock, RLock
 
 from fsgateway.writing.files import Blob, BlobFile
 from store.errors import InvalidName, StoreError
+from store.heads.control import Control
 from store.heads.head import OpenHead
 from store.heads.heads import Heads
 from store.names import BackupGroup, Namespace, Snapshot
@@ -55,6 +56,16 @@ class MountedHead:
         self._lock = Lock()
         self._blobs: dict[str, Blob] = {}
         self.touched_s = clock()
+        self._control = Control(head.directory, {"seal": self._seal_for_another})
+
+    def _seal_for_another(self, request: dict[str, object]) -> dict[str, object]:
+        """`vaultway head seal` of a head that this mount has open."""
+        return {"snapshot": str(self.seal(strict=bool(request.get("strict"))))}
+
+    def close(self) -> None:
+        """Let other processes have it. Raises StoreError."""
+        self._control.close()
+        self.head.close()
 
     def touch(self) -> None:
         """Something was written."""
@@ -92,14 +103,14 @@ class MountedHead:
             blob = self._blobs.get(name)
         return blob.size if blob else len(self.head.read_blob(name))
 
-    def seal(self) -> Snapshot:
+    def seal(self, *, strict: bool = False) -> Snapshot:
         """Make the state of now the next snapshot, open blobs included. Raises StoreError."""
         with self.sealing:
             with self._lock:
                 blobs = list(self._blobs.values())
             for blob in blobs:
                 blob.store()
-            return self.head.seal()
+            return self.head.seal(strict=strict)
 
 
 class OpenHeads:
@@ -160,7 +171,7 @@ class OpenHeads:
             if self._policy.at_end and mounted.head.dirty_bytes:
                 _seal(mounted)
             try:
-                mounted.head.close()
+                mounted.close()
             except StoreError as error:
                 log.warning("head of %s: %s", mounted.head.group, error)
         self._open.clear()
