@@ -178,6 +178,11 @@ class SplitArchive:
         self._stream, self._items = stream, _Items(stream)
         self._payload, self._reuse = payload, reuse
 
+    @property
+    def last_offset(self) -> int:
+        """Of the FILENAME item of the entry written last, a directory entered too."""
+        return self._encoder.last_offset
+
     def begin(self, metadata: bytes) -> None:
         self._items.write(self._encoder.begin(metadata))
         if self._reuse is None:
