@@ -1,4 +1,4 @@
-"""One seal from beginning to end: freeze, write, verify, announce, stand on it; or nothing at all."""
+"""One seal from beginning to end: freeze, write, verify, announce, stand on it. Or nothing."""
 
 import logging
 import time
