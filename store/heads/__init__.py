@@ -13,13 +13,13 @@ else; they call what is described here, from any thread, without an event loop.
         snapshot = head.seal()
 
 base       what the gateways see: Tree, Image, Attributes, WouldWait
-heads      Heads: the place of heads on local disk: list, create, open, discard
-head       Head: one group's, its archives, sealing
+heads      Heads: list, create, open, discard; place says where on the local disk
+head       OpenHead: one group's, its archives
 journal    what makes it last: segments (data), database (metadata), protection (encryption)
 content    bytes of a file or image: extents in segments over a snapshot's stream
 tree       inodes, directories, and the operations on them
 image      a disk
-seal       a head's state as a snapshot, by the writer of operations.backup
+sealing    a head's state as a snapshot, by the writer of operations.backup
 
 Rules that hold for all of it:
 
@@ -58,11 +58,13 @@ from store.heads.base import (
     Tree,
     WouldWait,
 )
+from store.heads.heads import NEWEST, Heads
 
 __all__ = [
     "FALLOC_KEEP_SIZE",
     "FALLOC_PUNCH_HOLE",
     "FALLOC_ZERO_RANGE",
+    "NEWEST",
     "RENAME_EXCHANGE",
     "RENAME_NOREPLACE",
     "Attributes",
@@ -70,6 +72,7 @@ __all__ = [
     "FileSystemStatus",
     "Head",
     "HeadInfo",
+    "Heads",
     "Image",
     "Tree",
     "WouldWait",

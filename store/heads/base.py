@@ -6,6 +6,7 @@ from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 from store.format.buffer import Buffer
 from store.names import BackupGroup, Namespace, Snapshot
+from store.progress import SILENT, Progress
 
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 """Linux' numbers, for `Tree.fallocate`."""
@@ -292,7 +293,7 @@ class Head(Protocol):
         """The same object at every call. Raises NotFound."""
 
     def create_tree(self, name: str, *, mode: int = 0o755, uid: int = 0, gid: int = 0) -> Tree:
-        """An empty tree archive, `NAME.pxar`; the arguments are its root's. Raises AlreadyExists."""
+        """An empty tree archive, `NAME.pxar`, and its root's facts. Raises AlreadyExists."""
 
     def image(self, name: str) -> Image: ...
 
@@ -310,7 +311,7 @@ class Head(Protocol):
     def sync(self) -> None:
         """All archives."""
 
-    def seal(self, *, strict: bool = False) -> Snapshot:
+    def seal(self, *, strict: bool = False, progress: Progress = SILENT) -> Snapshot:
         """Make the state of this moment the group's next snapshot, verified, and stand on it.
 
         With nothing changed: no new snapshot, the base is returned. A head whose base is no longer

@@ -20,7 +20,7 @@ CROWDED = 2048
 
 
 class Piece(NamedTuple):
-    """Bytes `start` to `end` (exclusive): of a record, zeros (record ZERO), the base (segment 0)."""
+    """Bytes `start` to `end`, exclusive: of a record, zeros (record ZERO), the base (segment 0)."""
 
     start: int
     end: int

@@ -71,7 +71,7 @@ class Rows:
     """One connection's view of the rows. Thread-safe; `may_wait` False: WouldWait if it is busy."""
 
     def __init__(self, path: str, protection: Protection, *, create: bool = False) -> None:
-        self._path, self.protection = path, protection
+        self.path, self.protection = path, protection
         self.lock = threading.RLock()
         try:
             self._connection = sqlite3.connect(
@@ -88,13 +88,13 @@ class Rows:
         try:
             return self._connection.execute(statement, values)
         except sqlite3.Error as error:
-            raise storage_error_of(error, self._path) from error
+            raise storage_error_of(error, self.path) from error
 
     def execute_many(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
         try:
             self._connection.executemany(statement, values)
         except sqlite3.Error as error:
-            raise storage_error_of(error, self._path) from error
+            raise storage_error_of(error, self.path) from error
 
     def fetch(self, statement: str, *values: Any, may_wait: bool = True) -> list[Any]:  # noqa: ANN401
         """All rows of a question."""
@@ -103,7 +103,7 @@ class Rows:
         try:
             return self._connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            raise storage_error_of(error, self._path) from error
+            raise storage_error_of(error, self.path) from error
         finally:
             self.lock.release()
 

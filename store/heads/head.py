@@ -1,14 +1,16 @@
 """An open head: one group's archives, over a snapshot, with one journal."""
 
 import logging
+import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Self
 
 from store.backends.base import Lock
 from store.datastore.archives import ChunkCache, SnapshotReader
 from store.datastore.datastore import Datastore
-from store.errors import AlreadyExists, InvalidName, NotFound, StoreError
+from store.errors import AlreadyExists, InvalidName, Locked, NotFound, StoreError
 from store.format.crypt import CryptConfig
 from store.format.manifest import CryptMode
 from store.heads.image import HeadImage
@@ -19,6 +21,7 @@ from store.heads.tree.inodes import Inode
 from store.heads.tree.operations import HeadTree
 from store.heads.tree.table import Table
 from store.names import Snapshot, check_safe_id
+from store.progress import SILENT, Progress
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +66,8 @@ class OpenHead:
         self._images: dict[str, HeadImage] = {}
         self._reader: SnapshotReader | None = None
         self._is_closed = False
+        self._sealing = threading.Lock()
+        self.changed_since_freeze = False
         protection = description.protection(key)
         self.journal = Journal(directory, protection, lock.check, budget_bytes, create=create)
 
@@ -252,7 +257,7 @@ class OpenHead:
         journal.sync()
 
     def _delete_rows(self, archive: int) -> None:
-        """Forget an archive's changes; its bytes in the segments stay counted until the next open."""
+        """Forget an archive's changes."""
         rows = self.journal.rows
         low, high = archive << 48, (archive + 1) << 48
         rows.execute("DELETE FROM inode WHERE key >= ? AND key < ?", low, high)
@@ -283,6 +288,7 @@ class OpenHead:
 
     def _note_change(self) -> None:
         self.journal.rows.set_meta("archives_changed", 1)
+        self.changed_since_freeze = True
         self.journal.changes += 1
 
     # The whole
@@ -325,10 +331,48 @@ class OpenHead:
     def sync(self) -> None:
         self.journal.sync()
 
-    def seal(self, *, strict: bool = False) -> Snapshot:
-        from store.heads.seal import seal_head
+    @contextmanager
+    def sealing(self) -> Iterator[None]:
+        """One seal at a time. Raises Locked."""
+        if not self._sealing.acquire(blocking=False):
+            raise Locked(f"the head of {self.group} is being sealed")
+        try:
+            yield
+        finally:
+            self._sealing.release()
 
-        return seal_head(self, strict=strict)
+    @property
+    def last_sealed(self) -> Snapshot | None:
+        """The snapshot that a seal was about to announce: it may be there or not."""
+        text = self.journal.rows.meta("last_sealed")
+        return Snapshot.parse(text) if text else None
+
+    @last_sealed.setter
+    def last_sealed(self, snapshot: Snapshot) -> None:
+        with self.journal.lock, self.journal.rows.lock:
+            self.journal.begin()
+            self.journal.rows.set_meta("last_sealed", str(snapshot))
+
+    def kinds(self) -> dict[str, str]:
+        """What its archives are."""
+        return dict(self.journal.rows.fetch("SELECT name, kind FROM archive"))
+
+    def read_snapshot(self, snapshot: Snapshot) -> SnapshotReader:
+        """Open a snapshot as its base is."""
+        return SnapshotReader(self.datastore, self.namespace, snapshot, self.key, self.cache)
+
+    def adopt_reader(self, reader: SnapshotReader, snapshot: Snapshot) -> None:
+        """Stand on another snapshot, which is locked from now on instead of the one before."""
+        with ExitStack() as stack:
+            stack.enter_context(self.datastore.lock_snapshot_shared(self.namespace, snapshot))
+            self._held.close()
+            self._held = stack.pop_all()
+        self._reader = reader
+
+    def seal(self, *, strict: bool = False, progress: Progress = SILENT) -> Snapshot:
+        from store.heads.sealing import seal_head  # it stands on this module
+
+        return seal_head(self, strict=strict, progress=progress)
 
     def close(self) -> None:
         if self._is_closed:

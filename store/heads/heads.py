@@ -26,6 +26,7 @@ from store.heads.place import (
     remove_directory,
 )
 from store.heads.protection import Protection
+from store.heads.segments import SEGMENT_HEADER
 from store.names import BackupGroup, Namespace, Snapshot
 
 DEFAULT_BUDGET = 16 << 30
@@ -230,7 +231,7 @@ class Heads:
             repository=description.repository,
             base=Snapshot.parse(base) if base else None,
             archives=tuple(row[0] for row in archives),
-            dirty_bytes=size + 1 if is_dirty or size > 64 else 0,
+            dirty_bytes=max(size, 1) if is_dirty or size > SEGMENT_HEADER else 0,
             created=description.created,
             changed=changed,
             holder=self._holder(path),

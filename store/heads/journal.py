@@ -154,6 +154,30 @@ class Journal:
         with self._committing:
             self._commit(everything=True)
 
+    def freeze(self) -> tuple[Rows, int, int]:
+        """Take the state of this moment, which nothing changes until `thaw`.
+
+        Returns the rows, in a read transaction, the number of the last generation that is in them,
+        and the first segment that is not.
+        """
+        with self._committing, self.lock:
+            self._commit(everything=True)
+            boundary = self.segments.roll()
+            generation = self.generation
+            frozen = Rows(self.rows.path, self.protection)
+            frozen.execute("BEGIN")
+            frozen.meta("base")
+            self.generation += 1
+            self.is_frozen = True
+            with self.rows.lock:
+                self.begin()
+                self.rows.set_meta("generation", self.generation)
+        return frozen, generation, boundary
+
+    def thaw(self) -> None:
+        """What was frozen is of no more use."""
+        self.is_frozen = False
+
     def fence(self) -> None:
         """Raise Locked when the head is another's by now; then nothing may change any more."""
         try:
@@ -199,7 +223,9 @@ class Journal:
         self.begin()
         for member in self.members:
             (member.flush_rows if everything else member.flush_if_due)()
-        if not any(member.is_logged() for member in self.members):
+        if everything:
+            self.log_start = self.segments.roll()
+        elif not any(member.is_logged() for member in self.members):
             self.log_start = self.segments.current
         self.rows.set_meta("log_start", self.log_start)
         self.rows.set_meta("changed", time.time())
@@ -208,7 +234,7 @@ class Journal:
         self.rows.execute_many("INSERT INTO segment VALUES (?, ?)", live.items())
         if self.is_frozen:
             return []
-        old = min(self.log_start, self.segments.current)
+        old = min(self.log_start, self.segments.stamp)
         used = {number for number, count in live.items() if count > 0}
         used |= {number for number, count in self.segments.image_live.items() if count > 0}
         return [number for number in self.segments.sizes if number < old and number not in used]

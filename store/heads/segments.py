@@ -239,7 +239,7 @@ class Segments:
         return file
 
     def records(self, first: int) -> Iterator[Record]:
-        """All whole records of images in the segments from number `first` on, in the order written."""
+        """The records of images in the segments from number `first` on, in the order written."""
         for segment in sorted(number for number in self.sizes if number >= first):
             yield from self._records_of(segment)
 

@@ -1,4 +1,4 @@
-"""The content of a tree's regular files: reading, writing, holes. Under the lock but for `fetch`."""
+"""The content of a tree's regular files. Called under the lock, but for `fetch`."""
 
 import errno
 import os

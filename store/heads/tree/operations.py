@@ -18,7 +18,7 @@ from store.heads.base import (
 )
 from store.heads.tree import acl, files
 from store.heads.tree.below import ROOT, Base
-from store.heads.tree.inodes import ACCESS_ACL, DEFAULT_ACL, NO_BASE, Inode
+from store.heads.tree.inodes import ACCESS_ACL, CAPABILITY, DEFAULT_ACL, NO_BASE, Inode
 from store.heads.tree.listings import listing
 from store.heads.tree.table import Table
 
@@ -32,6 +32,7 @@ MAX_TARGET = 4095
 MAX_LINKS = 1 << 16
 MAX_XATTR_NAME, MAX_XATTR_VALUE, MAX_XATTRS = 255, 65536, 1 << 20
 PAGE = 128
+OTHER_XATTRS = (CAPABILITY, b"security.NTACL", ACCESS_ACL, DEFAULT_ACL)
 
 
 def fail(number: int) -> NoReturn:
@@ -419,6 +420,8 @@ class HeadTree:
             inode.ctime_ns = time.time_ns()
 
     def _check_xattr(self, inode: Inode, name: bytes, value: bytes, flags: int) -> None:
+        if not name.startswith((b"user.", b"trusted.")) and name not in OTHER_XATTRS:
+            fail(errno.EOPNOTSUPP)  # a snapshot has no room for it
         if not name or len(name) > MAX_XATTR_NAME:
             fail(errno.ERANGE)
         if len(value) > MAX_XATTR_VALUE:

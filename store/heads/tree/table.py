@@ -249,7 +249,8 @@ class Table:
         directory.names[name] = number
         value: int | None = number
         if not number and parent.base == NO_BASE:
-            value = None
+            # While a seal is under way the name may be in the base to come.
+            value = 0 if self.journal.is_frozen else None
             if directory.complete:
                 del directory.names[name]
                 self._name_count -= 1

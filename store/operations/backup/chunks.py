@@ -24,9 +24,14 @@ from store.format.chunker import AVERAGE
 from store.format.crypt import CryptConfig, chunk_digest
 from store.names import Digest
 
+REMEMBERED = 1 << 16
+
 
 class ChunkWriter:
-    """Stores chunks of one snapshot and counts them. Safe to call from several threads."""
+    """Stores chunks of one snapshot and counts them. Safe to call from several threads.
+
+    `new` are the first REMEMBERED of those that were stored.
+    """
 
     def __init__(
         self,
@@ -39,6 +44,7 @@ class ChunkWriter:
         self.key = key
         self._lock = threading.Lock()
         self._damaged: set[Digest] = set()
+        self.new: set[Digest] = set()
         self.new_chunks = self.known_chunks = self.stored_bytes = 0
 
     def store(self, plain: Buffer) -> Digest:
@@ -58,6 +64,8 @@ class ChunkWriter:
         else:
             new = self._writer.insert_chunk(digest, header, body, len(plain))
         self._count(len(header) + len(body) if new else 0)
+        if new and len(self.new) < REMEMBERED:
+            self.new.add(digest)
         self._trust(digest)
         return digest
 
