@@ -73,50 +73,86 @@ class TreeFile:
         self._tree.release(self._number)
 
 
+class ImagePlace:
+    """An image of a head by name. One that was just made has no size, and is not there yet."""
+
+    def __init__(self, head: Head, name: str, *, is_new: bool = False) -> None:
+        """Raises NotFound, and what opening its base raises."""
+        self._head, self._name = head, name
+        self._lock = Lock()
+        self._image = None if is_new else head.image(name)
+
+    @property
+    def is_there(self) -> bool:
+        return self._image is not None
+
+    @property
+    def size(self) -> int:
+        return self._image.size if self._image else 0
+
+    def image(self, size: int) -> Image:
+        """The image, made or grown to have at least `size` bytes. Raises StoreError, OSError."""
+        with self._lock:
+            if self._image is None:
+                self._image = self._head.create_image(self._name, size)
+            elif size > self._image.size:
+                self._image.grow(size)
+            return self._image
+
+    def truncate(self, size: int) -> None:
+        """Raises OSError(EINVAL): an image cannot shrink, for its snapshots could not tell."""
+        if size < self.size:
+            raise OSError(errno.EINVAL, f"{self._name}: an image does not shrink")
+        if size:
+            self.image(size)
+
+
 class ImageFile:
     """An image as a file: writing past its end makes it larger."""
 
-    __slots__ = ("_image",)
+    __slots__ = ("_place",)
 
-    def __init__(self, image: Image) -> None:
-        self._image = image
+    def __init__(self, place: "ImagePlace") -> None:
+        self._place = place
 
     def read_now(self, offset: int, size: int) -> Buffer:
-        found = self._image.peek(offset, self._inside(offset, size))
+        size = self._inside(offset, size)
+        found = self._place.image(0).peek(offset, size) if size else b""
         if found is None:
             raise WouldWait
         return found
 
     def read(self, offset: int, size: int) -> bytes:
-        return self._image.read(offset, self._inside(offset, size))
+        size = self._inside(offset, size)
+        return self._place.image(0).read(offset, size) if size else b""
 
     def _inside(self, offset: int, size: int) -> int:
-        return max(0, min(size, self._image.size - offset))
+        return max(0, min(size, self._place.size - offset))
 
     def write_now(self, offset: int, data: bytes) -> int:
         raise WouldWait
 
     def write(self, offset: int, data: bytes) -> int:
-        if offset + len(data) > self._image.size:
-            self._image.grow(offset + len(data))
-        self._image.write(offset, data)
+        if data:
+            self._place.image(offset + len(data)).write(offset, data)
         return len(data)
 
     def allocate(self, offset: int, length: int, mode: int) -> None:
         if mode & ~(FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
             raise OSError(errno.EOPNOTSUPP, "fallocate of this kind")
-        if not mode & FALLOC_KEEP_SIZE and offset + length > self._image.size:
-            self._image.grow(offset + length)
-        if mode & FALLOC_PUNCH_HOLE:
-            self._image.trim(offset, self._inside(offset, length))
-        elif mode & FALLOC_ZERO_RANGE:
-            self._image.zero(offset, self._inside(offset, length))
+        if not mode & FALLOC_KEEP_SIZE:
+            self._place.image(offset + length)
+        size = self._inside(offset, length)
+        if size and mode & FALLOC_PUNCH_HOLE:
+            self._place.image(0).trim(offset, size)
+        elif size and mode & FALLOC_ZERO_RANGE:
+            self._place.image(0).zero(offset, size)
 
     def seek(self, offset: int, whence: int) -> int:
-        size = self._image.size
+        size = self._place.size
         if not 0 <= offset < size:
             raise OSError(errno.ENXIO, "outside of the image")
-        for start, _, is_zero in self._image.extents(offset, size - offset):
+        for start, _, is_zero in self._place.image(0).extents(offset, size - offset):
             if is_zero == (whence == os.SEEK_HOLE):
                 return max(start, offset)
         if whence == os.SEEK_HOLE:
@@ -124,7 +160,8 @@ class ImageFile:
         raise OSError(errno.ENXIO, "no data follows")
 
     def sync(self, *, data_only: bool) -> None:
-        self._image.flush()
+        if self._place.size:
+            self._place.image(0).flush()
 
     def close(self) -> None:
         """An image needs no closing; what is not flushed is made durable within seconds."""

@@ -37,7 +37,7 @@ class CurrentNode(Directory):
 
     def children(self) -> Iterable[Node]:
         mounted = self.mounted()
-        for name in mounted.head.archives:
+        for name in mounted.archives:
             yield self._node(mounted, name)
 
     def _node(self, mounted: MountedHead, name: str) -> "ArchiveNode":
@@ -59,7 +59,7 @@ class CurrentNode(Directory):
         if kind is HeadTreeNode:
             raise InvalidName(f"{name!r}: a tree archive is a directory; use mkdir")
         if kind is HeadImageNode:
-            mounted.head.create_image(name, 0)
+            mounted.image(name, is_new=True)
         else:
             mounted.head.write_blob(name, b"")
         node = self._node(mounted, name)
@@ -68,7 +68,7 @@ class CurrentNode(Directory):
 
     def remove(self, name: str) -> None:
         """Leave an archive out of the next snapshot. Raises NotFound."""
-        self.mounted().head.remove(name)
+        self.mounted().remove(name)
 
 
 class CurrentDirectories:
@@ -134,15 +134,13 @@ class HeadImageNode(HeadFileNode):
     """A disk image. It can grow, not shrink."""
 
     def size(self) -> int:
-        return self.mounted.head.image(self.name).size
+        return self.mounted.image(self.name).size
 
     def open(self) -> WritableFile:
-        return ImageFile(self.mounted.head.image(self.name))
+        return ImageFile(self.mounted.image(self.name))
 
     def truncate(self, size: int) -> None:
-        image = self.mounted.head.image(self.name)
-        if size != image.size:
-            image.grow(size)
+        self.mounted.image(self.name).truncate(size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock, RLock
 
-from fsgateway.writing.files import Blob, BlobFile
-from store.errors import InvalidName, StoreError
+from fsgateway.writing.files import Blob, BlobFile, ImagePlace
+from store.errors import AlreadyExists, InvalidName, StoreError
 from store.heads.control import Control
 from store.heads.head import OpenHead
 from store.heads.heads import Heads
@@ -55,6 +55,7 @@ class MountedHead:
         self._clock = clock
         self._lock = Lock()
         self._blobs: dict[str, Blob] = {}
+        self._images: dict[str, ImagePlace] = {}
         self.touched_s = clock()
         self._control = Control(head.directory, {"seal": self._seal_for_another})
 
@@ -88,6 +89,30 @@ class MountedHead:
                 blob.users -= 1
                 if not blob.users:
                     self._blobs.pop(blob.name, None)
+
+    @property
+    def archives(self) -> list[str]:
+        """What is in the head, and images that were just made."""
+        with self._lock:
+            new = [name for name, place in self._images.items() if not place.is_there]
+        return [*self.head.archives, *new]
+
+    def image(self, name: str, *, is_new: bool = False) -> ImagePlace:
+        """An image by name, the same object each time. Raises NotFound, AlreadyExists."""
+        with self._lock:
+            if is_new and name in self.head.archives:
+                raise AlreadyExists(f"{self.head.group} has an archive {name} already")
+            place = self._images.get(name)
+            if place is None:
+                place = self._images[name] = ImagePlace(self.head, name, is_new=is_new)
+            return place
+
+    def remove(self, name: str) -> None:
+        """Leave an archive out of the next snapshot. Raises NotFound."""
+        with self._lock:
+            place = self._images.pop(name, None)
+        if place is None or place.is_there:
+            self.head.remove(name)
 
     def truncate_blob(self, name: str, size: int) -> None:
         """Cut a blob, or fill it up with zeros."""

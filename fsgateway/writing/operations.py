@@ -36,7 +36,7 @@ from fsgateway.reading import Reader
 from fsgateway.tree import Directory, Node, TypeNode
 from fsgateway.view import View
 from fsgateway.writing.files import TreeFile, WritableFile
-from fsgateway.writing.nodes import CurrentNode, HeadFileNode, HeadTreeNode
+from fsgateway.writing.nodes import CurrentNode, HeadFileNode, HeadImageNode, HeadTreeNode
 from fsgateway.writing.open_heads import OpenHeads
 from fsgateway.writing.trees import HeadTrees
 from store.format.buffer import Buffer
@@ -453,7 +453,7 @@ class WritableOperations(VaultwayOperations):
             if flags & WRITING:
                 raise FUSEError(errno.EROFS)
             return await super().open(inode, flags, ctx)
-        if flags & os.O_TRUNC:
+        if flags & os.O_TRUNC and not isinstance(node, HeadImageNode):
             await self._bridge.run(node.truncate, 0)
         # NBD may write to an image, too: nothing of it is kept.
         return self._opened(await self._bridge.run(node.open), keep_cache=False)
