@@ -56,7 +56,7 @@ class MountedHead:
         self._lock = Lock()
         self._blobs: dict[str, Blob] = {}
         self._images: dict[str, ImagePlace] = {}
-        self.touched_s = clock()
+        self._seen = (0, clock())
         self._control = Control(head.directory, {"seal": self._seal_for_another})
 
     def _seal_for_another(self, request: dict[str, object]) -> dict[str, object]:
@@ -68,9 +68,16 @@ class MountedHead:
         self._control.close()
         self.head.close()
 
-    def touch(self) -> None:
-        """Something was written."""
-        self.touched_s = self._clock()
+    def idle_s(self) -> float:
+        """How long nothing was written to it, as far as calls of this method tell."""
+        changes, now = self.head.journal.changes, self._clock()
+        if changes != self._seen[0]:
+            self._seen = changes, now
+        return now - self._seen[1]
+
+    def rest(self) -> None:
+        """It counts as written to now."""
+        self._seen = self.head.journal.changes, self._clock()
 
     def open_blob(self, name: str, *, is_new: bool = False) -> BlobFile:
         """Open a blob; all who have it open see one content. Raises what reading it does."""
@@ -179,9 +186,9 @@ class OpenHeads:
         if idle_s is None:
             return
         for mounted in self._all():
-            if mounted.head.dirty_bytes and self._clock() - mounted.touched_s >= idle_s:
+            if mounted.idle_s() >= idle_s and mounted.head.dirty_bytes:
                 _seal(mounted)
-                mounted.touch()
+                mounted.rest()
 
     def _all(self) -> list[MountedHead]:
         with self._lock:

@@ -190,7 +190,6 @@ class WritableOperations(VaultwayOperations):
             raise FUSEError(errno.EROFS)
         if fields.update_size:
             await self._bridge.run(node.truncate, attr.st_size)
-            node.mounted.touch()
         return self._attributes(node, await self._bridge.run(node.facts))
 
     @guarded
