@@ -100,11 +100,13 @@ def _be_the_child(work: Callable[[Callable[[], None]], None], report_to: int) ->
     def ready() -> None:
         nonlocal is_ready
         is_ready = True
+        # Not before: while systemd mounts at the first visit, whoever is not in its process group
+        # is a visitor and waits for the mount, so a mounting process of another one for ever.
+        os.setsid()
         _let_go_of_the_terminal()
         _report(report_to, READY)
 
     try:
-        os.setsid()
         work(ready)
     except BaseException as error:
         code = error.exit_code if isinstance(error, StoreError) else 1

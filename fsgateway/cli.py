@@ -33,6 +33,8 @@ mount options (-o, separated by commas):
   default_permissions   the kernel enforces modes, owners and ACLs
   memory=SIZE           memory for decoded chunks (default: 256M)
   uid=N,gid=N           show every file as theirs; umask=MODE takes bits off every mode
+  versions              host|vm|ct/ID/versions/root.pxar/FILE/TIME: all versions of each file
+  shadow-copy           host|vm|ct/ID/shadow/root.pxar/@GMT-...: for Samba's shadow_copy2
   ns=, keyfile=, log=   as --ns, --keyfile and --log, for fstab
   endpoint=, cache=...  all repository options; a comma in a value is \\, or in "double quotes"
   nonempty              mount over a directory with something in it, which it hides

@@ -37,7 +37,7 @@ def program() -> str:
 
 def unit() -> str:
     """The text of the template unit `vaultway-mount@.service`."""
-    return _filled(UNIT)
+    return _filled(UNIT, program().replace("%", "%%"))
 
 
 def install_helpers(directory: Path) -> list[Path]:
@@ -49,7 +49,7 @@ def install_helpers(directory: Path) -> list[Path]:
     for name, source in HELPERS.items():
         path = directory / name
         try:
-            path.write_text(_filled(source))
+            path.write_text(_filled(source, program()))
             path.chmod(0o755)
         except PermissionError as error:
             raise PermissionDenied(f"{path}: {error.strerror}; run it as root") from error
@@ -59,8 +59,8 @@ def install_helpers(directory: Path) -> list[Path]:
     return written
 
 
-def _filled(name: str) -> str:
-    return (FILES / name).read_text().replace("@PROGRAM@", program())
+def _filled(name: str, command: str) -> str:
+    return (FILES / name).read_text().replace("@PROGRAM@", command)
 
 
 class PrintUnit(argparse.Action):

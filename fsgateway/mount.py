@@ -24,6 +24,7 @@ from fsgateway.reading import Reader
 from fsgateway.seeking import Seeker
 from fsgateway.tree import NamespaceNode
 from fsgateway.view import View
+from fsgateway.views import show_views
 from fsgateway.writing.mounting import add_handlers, open_heads
 from fsgateway.writing.open_heads import OpenHeads
 from fsgateway.writing.operations import WritableOperations
@@ -83,6 +84,7 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
     reader = Reader(bridge, loader)
     seeker = Seeker(reader.files, bridge, loader)
     view = View(datastore, request.key, datastore.memory_bytes)
+    show_views(view, versions=request.options.versions, shadow_copy=request.options.shadow_copy)
     heads = open_heads(request.options, view) if request.options.writable else None
     operations = _operations(request, view, bridge, reader, heads)
     extra_handlers.set_handler("lseek", seeker.lseek)

@@ -11,7 +11,7 @@ All may read the datastore, and are for threads.
 
 from collections.abc import Callable
 
-from fsgateway.tree import BlobNode, FileNode, GroupNode, Node, SnapshotNode, TreeNode
+from fsgateway.tree import BlobNode, FileNode, GroupNode, ImageNode, Node, SnapshotNode, TreeNode
 from store.format.manifest import FileInfo
 
 PREFIX = b"user.vaultway."
@@ -19,6 +19,9 @@ DIGEST = PREFIX + b"digest"
 CHUNKS = PREFIX + b"chunks"
 VERIFY_STATE = PREFIX + b"verify-state"
 OWNER = PREFIX + b"owner"
+
+# Not the trees that others make of them: a view over several, a file system in an image.
+ARCHIVES = (TreeNode, ImageNode, BlobNode)
 
 Value = Callable[[], str]
 
@@ -48,7 +51,7 @@ def _values(node: Node) -> dict[bytes, Value]:
         return {OWNER: lambda: node.view.datastore.owner(node.namespace, node.group)}
     if isinstance(node, SnapshotNode):
         return {VERIFY_STATE: lambda: node.view.verify_state(node.ident)}
-    if not isinstance(node, FileNode):
+    if not isinstance(node, FileNode) or type(node) not in ARCHIVES:
         return {}
     values: dict[bytes, Value] = {
         DIGEST: lambda: " ".join(info.csum.hex() for info in _files(node)),

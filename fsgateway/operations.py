@@ -141,11 +141,15 @@ class VaultwayOperations(pyfuse3.Operations):
         inode = self._number(node)
         if isinstance(described, Facts):
             return self._presentation.of_facts(inode, described)
-        return self._presentation.of_entry(inode, described, 1)
+        attributes = self._presentation.of_entry(inode, described, 1)
+        if isinstance(node, TreeNode):
+            attributes.entry_timeout = node.kept_s
+        return attributes
 
     def _number(self, node: Node) -> InodeT:
         if isinstance(node, TreeNode):
-            return entry_inode(self._entries.archive_number(node.path, lambda: Archive(node)), 0)
+            number = self._entries.archive_number(node.identity, lambda: Archive(node))
+            return entry_inode(number, 0)
         return self._nodes.number(node)
 
     async def _attributes_of_entry(self, inode: InodeT, entry: Entry) -> EntryAttributes:

@@ -53,10 +53,10 @@ class MountOptions:
     """How the mount looks and what it may use.
 
     uid, gid: show every file as theirs. umask: bits taken off every mode. nonempty: mount over a
-    directory that is not empty. log: as the option of `vaultway mount`. repository: options of the
-    repository. flags: passed on to libfuse. writable: `current/` of each group is its head.
-    seal: when heads become snapshots (`SealPolicy`). heads: their directory. journal_bytes: room
-    for each of them there.
+    directory that is not empty. log: as the option of `vaultway mount`. versions, shadow_copy: what
+    groups show beside their snapshots. writable: `current/` of each group is its head. seal: when
+    heads become snapshots (`SealPolicy`). heads: their directory. journal_bytes: room for each of
+    them there. repository: options of the repository. flags: passed on to libfuse.
     """
 
     allow_other: bool = False
@@ -66,6 +66,8 @@ class MountOptions:
     umask: int = 0
     nonempty: bool = False
     log: str | None = None
+    versions: bool = False
+    shadow_copy: bool = False
     writable: bool = False
     seal: str = DEFAULT_SEAL
     heads: str | None = None
@@ -161,6 +163,10 @@ def _flag(options: MountOptions, name: str) -> MountOptions:
             return replace(options, default_permissions=True)
         case "nonempty":
             return replace(options, nonempty=True)
+        case "versions":
+            return replace(options, versions=True)
+        case "shadow-copy":
+            return replace(options, shadow_copy=True)
         case "rw":
             return replace(options, writable=True)
         case "ro":

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fsgateway.attributes import BLOCK, CHANGING_S, NANOSECONDS, Facts
+from fsgateway.attributes import BLOCK, CHANGING_S, IMMUTABLE_S, NANOSECONDS, Facts
 from fsgateway.view import Image, SnapshotId, Tree, View
 from store.errors import NotFound, StoreError
 from store.format.blob import decode_blob
@@ -127,7 +127,7 @@ class TypeNode(Directory):
 
 @dataclass(frozen=True, slots=True)
 class GroupNode(Directory):
-    """A backup group: its finished snapshots, and `latest`."""
+    """A backup group: its finished snapshots, `latest`, and the views of the mount's options."""
 
     namespace: Namespace
     group: BackupGroup
@@ -147,6 +147,8 @@ class GroupNode(Directory):
             yield SnapshotNode(self.view, (*self.path, name), SnapshotId(self.namespace, snapshot))
         if snapshots:
             yield LatestNode(self.view, (*self.path, LATEST), self.namespace, self.group)
+            for show in self.view.group_views:
+                yield show(self.path, self.namespace, self.group)
         if self.view.writable:
             yield self.view.writable.current(self)
 
@@ -218,6 +220,16 @@ class TreeNode(FileNode):
         """Without its key, or damaged: a closed directory of the size in the manifest."""
         mtime = _mtime_ns(self.ident)
         return Facts(stat.S_IFDIR | 0o500, self.stored_size(), mtime_ns=mtime, timeout_s=CHANGING_S)
+
+    @property
+    def identity(self) -> Path:
+        """Tells it from every other tree, also from what is later at its path."""
+        return self.path
+
+    @property
+    def kept_s(self) -> float:
+        """How long the kernel may keep its name."""
+        return IMMUTABLE_S
 
     def describe(self) -> Facts | Entry:
         """The root directory's entry, or `facts` when it cannot be read."""

@@ -80,12 +80,16 @@ class Recent(Generic[K, T]):
             return found
         made = self._clock()
         value = make()
+        self.keep(key, value, made)
+        return value
+
+    def keep(self, key: K, value: T, made: float | None = None) -> None:
+        """Put a value in, `made` now if nothing else is said."""
         with self._lock:
-            self._values[key] = made, value
+            self._values[key] = self._clock() if made is None else made, value
             self._values.move_to_end(key)
             while len(self._values) > self._limit:
                 self._values.popitem(last=False)
-        return value
 
 
 class Content(NamedTuple):
@@ -190,6 +194,13 @@ class OpenSnapshot:
         except KeyRequired as error:
             raise self._explained(error) from error
 
+    def names(self, name: str) -> Accessor:
+        """A pxar archive without the content of its files, not kept here. Raises as `tree`."""
+        try:
+            return self.reader.open_names(name)
+        except KeyRequired as error:
+            raise self._explained(error) from error
+
     def image(self, name: str) -> Image:
         """A disk image. Raises as `tree`."""
         try:
@@ -251,6 +262,8 @@ class View:
         self.namespace = namespace or Namespace()
         self.writable: Writable | None = None
         self.started_ns = time.time_ns()
+        # What a group has beside its snapshots: each makes its node, given where the group is.
+        self.group_views: list[Callable[[tuple[str, ...], Namespace, BackupGroup], Node]] = []
         self._open: Recent[SnapshotId, OpenSnapshot] = Recent(OPEN_SNAPSHOTS)
         self._namespaces: Recent[Namespace, list[Namespace]] = Recent(REMEMBERED)
         self._groups: Recent[Namespace, list[BackupGroup]] = Recent(REMEMBERED)

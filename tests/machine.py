@@ -8,6 +8,12 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+# In no ordinary user's path.
+SMBD = shutil.which("smbd") or "/usr/sbin/smbd"
+SHADOW_COPY = "samba/vfs/shadow_copy2.so"
+# In no ordinary user's path.
+SMBD = shutil.which("smbd") or "/usr/sbin/smbd"
+SHADOW_COPY = "samba/vfs/shadow_copy2.so"
 WEED = str(Path(sys.executable).parent / "weed")
 
 
@@ -53,6 +59,13 @@ def _ceph() -> str:
     return _runs("ceph-mon", "--version") or _runs("radosgw", "--version")
 
 
+def _samba() -> str:
+    """With the module for previous versions, which has a package of its own in Debian 12."""
+    if not [*Path("/usr/lib").glob(f"*/{SHADOW_COPY}")]:
+        return f"no {SHADOW_COPY}"
+    return _runs(SMBD, "--version") or _runs("smbclient", "--version")
+
+
 LAB_PACKAGES = (
     "mmdebstrap", "busybox-static", "cpio", "kmod", "e2fsprogs", "qemu-utils", "qemu-system-x86",
 )  # fmt: skip
@@ -65,7 +78,7 @@ def _lab() -> str:
 
 PROBES = {
     "fuse": _fuse, "nbd": _nbd, "qemu": _qemu, "root": _root, "loop": _loop,
-    "s3": _s3, "ceph": _ceph, "lab": _lab,
+    "s3": _s3, "ceph": _ceph, "lab": _lab, "samba": _samba,
 }  # fmt: skip
 
 

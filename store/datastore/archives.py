@@ -14,6 +14,7 @@ from store.errors import FormatError, IntegrityError, KeyRequired, NotFound, Wro
 from store.format.blob import decode_blob, is_encrypted
 from store.format.catalog import Catalog
 from store.format.crypt import CryptConfig
+from store.format.dynamic_index import ENTRY
 from store.format.manifest import CryptMode, FileInfo, Manifest
 from store.format.pxar.accessor import Accessor
 from store.names import (
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Larger ones stay memory maps, each of which holds a descriptor.
+MAX_COPIED = 256 << 10
+NAMES_TABLES = 2
 SPLIT_METADATA = ".mpxar.didx"
 SPLIT_PAYLOAD = ".ppxar.didx"
 
@@ -104,6 +108,17 @@ class SnapshotReader:
             raise self._no_such(name, "tree")
         return self._open_stream(metadata), self._open_stream(payload)
 
+    def open_names(self, name: str) -> Accessor:
+        """A tree without the content of its files, in little memory: for who opens hundreds.
+
+        Raises as `open_tree`.
+        """
+        stem = name.removesuffix(".pxar")
+        info = self._find(f"{name}.didx") or self._find(stem + SPLIT_METADATA)
+        if info is None:
+            raise self._no_such(name, "tree")
+        return Accessor(self._open_stream(info, self._copy_index), tables=NAMES_TABLES)
+
     def open_image(self, name: str) -> IndexedStream:
         """Open `drive-scsi0.img`. Raises as `open_tree`."""
         info = self._find(f"{name}.fidx")
@@ -144,18 +159,22 @@ class SnapshotReader:
     def _find(self, filename: str) -> FileInfo | None:
         return next((info for info in self.manifest.files if info.filename == filename), None)
 
-    def _open_stream(self, info: FileInfo) -> IndexedStream:
+    def _open_stream(
+        self, info: FileInfo, load: Callable[[Namespace, Snapshot, str], Index] | None = None
+    ) -> IndexedStream:
         encrypted = info.crypt_mode is CryptMode.ENCRYPT
         key = (
             self._needed_key(info.filename) if self.manifest.key_fingerprint or encrypted else None
         )
-        index = self._open_index(info)
+        index = self._open_index(info, load or self._load_index)
         label = self._label(info.filename)
         reader = ChunkReader(self.datastore.chunks, key, encrypted, self._cache, name=label)
         return IndexedStream(index, reader, Memory.of(self.datastore))
 
-    def _open_index(self, info: FileInfo) -> Index:
-        index = self._read(info.filename, self._load_index)
+    def _open_index(
+        self, info: FileInfo, load: Callable[[Namespace, Snapshot, str], Index]
+    ) -> Index:
+        index = self._read(info.filename, load)
         if index.size != info.size:
             raise IntegrityError(
                 f"{self._label(info.filename)}: {index.size} bytes, the manifest says {info.size}"
@@ -172,6 +191,11 @@ class SnapshotReader:
         if filename.endswith(".fidx"):
             return self.datastore.fixed_index(namespace, snapshot, filename)
         return self.datastore.dynamic_index(namespace, snapshot, filename)
+
+    def _copy_index(self, namespace: Namespace, snapshot: Snapshot, filename: str) -> Index:
+        """An index that holds no descriptor, if it is small."""
+        index = self.datastore.dynamic_index(namespace, snapshot, filename)
+        return index.copy() if len(index) * ENTRY.size <= MAX_COPIED else index
 
     def _read(self, filename: str, read: Callable[[Namespace, Snapshot, str], T]) -> T:
         """A file of the snapshot; one that the manifest names and nobody has is damage."""

@@ -12,6 +12,7 @@ import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
+from copy import copy
 
 from store.errors import FormatError
 from store.format.buffer import Buffer
@@ -50,6 +51,13 @@ class DynamicIndex:
 
     def __len__(self) -> int:
         return len(self._ends)
+
+    def copy(self) -> "DynamicIndex":
+        """The same in memory of its own, 40 bytes a chunk: an mmap is let go of."""
+        twin = copy(self)
+        twin._body = memoryview(bytes(self._body))
+        twin._ends = _ends_of(twin._body)
+        return twin
 
     def digest(self, position: int) -> Digest:
         """Name of one chunk. Raises IndexError."""

@@ -408,12 +408,21 @@ def hammer(mountpoint: Path, end: float) -> set[int]:
         ):
             for name in files:
                 path = Path(directory, name)
-                for call in (Path.lstat, Path.read_bytes, os.listxattr):
+                for call in (Path.lstat, Path.read_bytes, os.listxattr, digest_of, next_hole):
                     try:
                         call(path)
                     except OSError as error:
                         seen.add(error.errno or 0)
     return seen
+
+
+def digest_of(path: Path) -> bytes:
+    return os.getxattr(path, "user.vaultway.digest")
+
+
+def next_hole(path: Path) -> int:
+    with path.open("rb") as file:
+        return os.lseek(file.fileno(), 0, os.SEEK_HOLE)
 
 
 class TestStarting:

@@ -15,7 +15,16 @@ from typing import Any
 REPOSITORY, MOUNTPOINT, BROKEN = (Path(argument).absolute() for argument in sys.argv[1:])
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from fsgateway import archive, attributes, inodes, operations, reading, tree, view  # noqa: E402
+from fsgateway import (  # noqa: E402
+    archive,
+    attributes,
+    inodes,
+    operations,
+    reading,
+    seeking,
+    tree,
+    view,
+)
 from fsgateway.mount import MountRequest, serve  # noqa: E402
 from fsgateway.options import parse_options  # noqa: E402
 from store.errors import Cancelled, ChunkMissing, KeyRequired  # noqa: E402
@@ -55,7 +64,8 @@ PLACES = [
     (inodes.EntryTable, "remember"), (inodes.EntryTable, "forget"), (inodes.NodeTable, "forget"),
     (reading.Reader, "open_entry"), (reading.Reader, "open_node"), (reading.Reader, "read"),
     (tree.GroupNode, "children"), (tree.SnapshotNode, "children"), (view.View, "status"),
-    (operations, "xattrs_of"), (operations, "names_of"),
+    (operations, "xattrs_of"), (operations, "names_of"), (operations, "own_names"),
+    (operations, "own_value"), (seeking, "find"),
 ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from store.format.pxar.goodbye import GoodbyeTable
 from store.format.pxar.items import HEADER_SIZE, PXAR_PAYLOAD, PXAR_PAYLOAD_REF
 from store.format.pxar.parser import EntryParser, Incomplete
 from store.format.pxar.preamble import read_preamble
+from store.format.pxar.unlike import Known, unlike
 
 # One child alone; the first and the largest window of a listing.
 CHILD_WINDOW = 512
@@ -44,12 +45,15 @@ class Accessor:
     Every method raises FormatError when the archive is damaged, and what its streams raise.
     """
 
-    def __init__(self, metadata: ReadAt, payload: ReadAt | None = None) -> None:
+    def __init__(
+        self, metadata: ReadAt, payload: ReadAt | None = None, *, tables: int = OPEN_TABLES
+    ) -> None:
         """Open an archive.
 
         Args:
             metadata: the archive (v1) or the metadata stream (v2).
             payload: the payload stream (v2). Without it files have no content, all else works.
+            tables: how many goodbye tables stay open: fewer where many archives are.
         """
         self._metadata = metadata
         self._payload = payload
@@ -57,7 +61,7 @@ class Accessor:
         self.version, self.prelude = preamble.version, preamble.prelude
         self.content_item = PXAR_PAYLOAD if self.version == 1 else PXAR_PAYLOAD_REF
         self._root = self._read_root(preamble.root_offset)
-        self._open_table = lru_cache(OPEN_TABLES)(partial(GoodbyeTable, metadata))
+        self._open_table = lru_cache(tables)(partial(GoodbyeTable, metadata))
         self._table(self._root)
 
     def root(self) -> Entry:
@@ -80,9 +84,7 @@ class Accessor:
         """The child of this name, or None."""
         table = self._table(directory)
         for offset, size in table.find(hash_name(name)):
-            entry = self._child(offset, table.start)
-            if entry.kind is EntryKind.DIRECTORY:
-                self._bound_directory(entry, table, size)
+            entry = self.child_at(offset, size, table)
             if entry.name == name:
                 return entry
         return None
@@ -123,34 +125,27 @@ class Accessor:
         return entry
 
     def path_to(self, offset: int) -> Sequence[Entry]:
-        """The directories around the entry at `offset`, the root first.
+        """The innermost entry around `offset`, and before it the directories it is in.
 
-        Looks through a whole goodbye table on each level: for who has nothing but the offset.
+        Without the root. Goodbye tables are searched from their start: for what was met before.
         """
-        path = [self._root]
-        while True:
-            table = self._table(path[-1])
-            found = table.covering(offset)
-            if found is None or not self._root.content_offset <= offset < table.start:
-                raise FormatError(f"pxar archive: nothing begins at {offset}")
-            start, size = found
-            if start == offset:
-                return path
-            entry = self._child(start, table.start)
-            if entry.kind is not EntryKind.DIRECTORY:
-                raise FormatError(f"pxar archive: no entry begins at {offset}")
-            self._bound_directory(entry, table, size)
-            path.append(entry)
+        table = self._table(self._root)
+        path: list[Entry] = []
+        while not path or _is_inside(offset, path[-1]):
+            if path:
+                table = self._table(path[-1])
+            path.append(self.child_at(*table.around(offset), table))
+        return path
 
-    def entry_within(self, offset: int) -> Entry:
-        """The entry at `offset`, as `entry_at` gives it, whatever it is."""
-        parent = self.path_to(offset)[-1]
-        table = self._table(parent)
-        found = table.covering(offset)
-        assert found is not None
+    def unlike(self, directory: Entry, known: Known) -> Iterator[Entry]:
+        """The children that are not as known from other directories (see `unlike`)."""
+        return unlike(self, self._table(directory), known)
+
+    def child_at(self, offset: int, size: int, table: GoodbyeTable) -> Entry:
+        """The child at `offset`, by its record in the directory's table."""
         entry = self._child(offset, table.start)
         if entry.kind is EntryKind.DIRECTORY:
-            self._bound_directory(entry, table, found[1])
+            self._bound_directory(entry, table, size)
         return entry
 
     def content(self, file: Entry) -> tuple[ReadAt, int]:
@@ -321,3 +316,8 @@ class Children(Iterator[Entry]):
 
 def _overlap(entry: Entry, limit: int) -> FormatError:
     return FormatError(f"pxar archive: {entry!r} ends at {entry.end}, its range at {limit}")
+
+
+def _is_inside(offset: int, entry: Entry) -> bool:
+    """Whether `offset` is among the children of a directory, not in its own items."""
+    return entry.kind is EntryKind.DIRECTORY and offset >= entry.content_offset

@@ -30,6 +30,7 @@ RECORD = Struct("<QQQ")
 RECORD_SIZE = 24
 EMPTY_GOODBYE_SIZE = HEADER_SIZE + RECORD_SIZE
 FRONT_SIZE = 64 * 1024
+RECORDS_AT_ONCE = 4096
 MAX_COLLISIONS = 64
 
 T = TypeVar("T")
@@ -141,7 +142,7 @@ class GoodbyeTable:
             while slot < self.count:
                 value, offset, size = self._record(slot)
                 if value == name_hash:
-                    yield self._checked(offset), size
+                    yield self.checked(offset), size
                     found += 1
                     todo.append(2 * slot + 2)
                 slot = 2 * slot + (1 if name_hash <= value else 2)
@@ -150,16 +151,28 @@ class GoodbyeTable:
                     f"pxar archive: {found} equal hashes in the goodbye table at {self.start}"
                 )
 
-    def covering(self, offset: int) -> tuple[int, int] | None:
-        """The child in whose items `offset` lies, offset and size as stored: a search of all."""
-        size = RECORD_SIZE * self.count
-        records = self._stream.read(self.start + HEADER_SIZE, size) if size else b""
-        best: tuple[int, int] | None = None
-        for _, distance, stored in RECORD.iter_unpack(records):
-            start = self.start - distance
-            if start <= offset and (best is None or start > best[0]):
-                best = start, stored
-        return None if best is None else (self._checked(self.start - best[0]), best[1])
+    def around(self, offset: int) -> tuple[int, int]:
+        """The last child that begins at `offset` or before it: where, and its size as stored.
+
+        Quirk: a file's size includes its content even where that is in another stream, so it does
+        not say where the file ends.
+
+        Raises FormatError: there is none.
+        """
+        distance = self.start - offset
+        behind = (record for record in self.records() if record[0] >= distance)
+        nearest = min(behind, default=None)
+        if nearest is None or distance <= 0:
+            raise FormatError(f"pxar archive: nothing at {offset}, its table is at {self.start}")
+        return self.checked(nearest[0]), nearest[1]
+
+    def records(self) -> Iterator[tuple[int, int, int]]:
+        """All children: how far before the table, size as stored, hash of the name."""
+        for first in range(0, self.count, RECORDS_AT_ONCE):
+            count = min(RECORDS_AT_ONCE, self.count - first)
+            position = self.start + HEADER_SIZE + RECORD_SIZE * first
+            records = self._stream.read(position, RECORD_SIZE * count)
+            yield from (record[1:] + record[:1] for record in RECORD.iter_unpack(records))
 
     def _record(self, slot: int) -> tuple[int, int, int]:
         position = HEADER_SIZE + RECORD_SIZE * slot
@@ -168,7 +181,7 @@ class GoodbyeTable:
         record = self._stream.read(self.start + position, RECORD_SIZE)
         return RECORD.unpack(record)
 
-    def _checked(self, distance: int) -> int:
+    def checked(self, distance: int) -> int:
         """The offset that lies `distance` before the table, if the children's range has it."""
         offset = self.start - distance
         if not self._first <= offset < self.start:

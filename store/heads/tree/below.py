@@ -98,7 +98,9 @@ class Base:
         if found is None:
             if offset == self.root.offset:
                 return self.root
-            found = self.accessor.entry_within(offset)
+            found = self.accessor.path_to(offset)[-1]
+            if found.offset != offset:
+                raise FormatError(f"pxar archive: no entry begins at {offset}")
             self._remember(found)
         return found
 
@@ -118,7 +120,8 @@ class Base:
 
     def parent(self, offset: int) -> int:
         """The offset of the directory that an entry is in."""
-        return self.accessor.path_to(offset)[-1].offset
+        around = self.accessor.path_to(offset)[:-1]
+        return around[-1].offset if around else self.root.offset
 
     def count_links(self, offset: int) -> int:
         """How many names a file has. The first time all links of the archive are counted."""

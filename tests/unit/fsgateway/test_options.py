@@ -29,10 +29,23 @@ def test_all_together() -> None:
     )  # fmt: skip
 
 
+def test_views() -> None:
+    assert parse_options(["versions"]) == MountOptions(versions=True)
+    assert parse_options(["shadow-copy", "ro"]) == MountOptions(shadow_copy=True)
+    assert parse_options(["versions,shadow-copy"]).for_fuse("x") == MountOptions().for_fuse("x")
+
+
 def test_allow_other_brings_protection() -> None:
     assert "default_permissions" in parse_options(["allow_other"]).for_fuse("x")
     assert "default_permissions" not in parse_options([]).for_fuse("x")
     assert "allow_other" not in parse_options(["default_permissions"]).for_fuse("x")
+
+
+def test_nonempty_is_ours_alone() -> None:
+    """libfuse 3 does not know the word."""
+    options = parse_options(["nonempty"])
+    assert options.nonempty
+    assert options.for_fuse("x") == MountOptions().for_fuse("x")
 
 
 def test_max_read_never_reaches_libfuse() -> None:
@@ -44,9 +57,8 @@ def test_names_libfuse_cannot_take_raw() -> None:
 
 
 def test_fstab_words_are_ignored() -> None:
-    assert parse_options(["defaults,_netdev,nofail,x-systemd.automount,x-a=b,noauto,user"]) == (
-        MountOptions()
-    )
+    words = "defaults,_netdev,nofail,x-systemd.automount,x-a=b,noauto,user,sync,lazytime"
+    assert parse_options([words]) == MountOptions()
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,16 @@ def test_works_on_an_mmap(tmp_path: Path) -> None:
     assert (index.uuid, index.ctime, index.header_csum) == (UUID, CTIME, index.csum())
 
 
+def test_a_copy_needs_the_file_no_more() -> None:
+    raw = bytearray(build([5, 9]))
+    index = DynamicIndex(raw)
+    twin = index.copy()
+    raw[4096:] = bytes(80)
+    assert (len(twin), twin.size, twin.range(1)) == (2, 9, (5, 9))
+    assert [*twin.digests()] == [twin.digest(0), twin.digest(1)] == [digest(1), digest(2)]
+    assert twin.csum() == index.header_csum == twin.header_csum
+
+
 def test_big_endian_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     """There the ends are swapped once, in a copy: here that makes them wrong in just that way."""
     monkeypatch.setattr(dynamic_index.sys, "byteorder", "big")

@@ -17,7 +17,7 @@ from store.format.pxar.entries import (
     payload_header,
 )
 from store.format.pxar.items import HEADER, PXAR_GOODBYE, PXAR_GOODBYE_TAIL_MARKER
-from tests.unit.store.format.pxar.archives import open_archive, walk
+from tests.unit.store.format.pxar.archives import Node, encode_tree, open_archive, walk
 from tests.unit.store.format.pxar.test_decoder import deep
 from tests.unit.store.format.pxar.test_encoder import MINIMAL, TEXT, sample
 
@@ -354,3 +354,34 @@ def test_entries_again_by_their_offset() -> None:
 def test_every_truncation_is_an_error(length: int) -> None:
     with pytest.raises(FormatError):
         look_at_all(open_archive(sample()[:length], None))
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_the_path_to_an_entry(split: bool) -> None:
+    """By its offset, or any byte of its own, before its content."""
+    tree = Node(Metadata(0o40755))
+    for name in (b"a", b"b"):
+        tree.children[name] = Node(Metadata(0o40755), children={b"c": Node(Metadata(0o40755))})
+        tree.children[name].children[b"d"] = Node(Metadata(0o100644), content=b"x" * 5000)
+    accessor = open_archive(*encode_tree(tree, split=split))
+    for path, entry in walk(accessor):
+        for offset in (entry.offset, entry.offset + 1, entry.offset + 17) if path else ():
+            found = accessor.path_to(offset)
+            assert b"/".join(step.name for step in found) == path
+            assert (found[-1].kind, found[-1].offset) == (entry.kind, entry.offset)
+            assert found[-1].end == entry.end
+    for offset in (0, accessor.root().content_offset - 1, accessor.root().end - 1):
+        with pytest.raises(FormatError, match="nothing at"):
+            accessor.path_to(offset)
+
+
+def test_the_path_to_one_of_many() -> None:
+    children = {b"%05d" % number: Node(Metadata(0o100644)) for number in range(10_000)}
+    tree = Node(Metadata(0o40755), children={b"d": Node(Metadata(0o40755), children=children)})
+    accessor = open_archive(*encode_tree(tree, split=False))
+    directory = accessor.lookup(accessor.root(), b"d")
+    assert directory is not None
+    for name in (b"00000", b"04095", b"04096", b"09999"):
+        entry = accessor.lookup(directory, name)
+        assert entry is not None
+        assert [step.name for step in accessor.path_to(entry.offset)] == [b"d", name]
