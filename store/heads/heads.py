@@ -1,5 +1,6 @@
 """All heads of one datastore on this machine: list, create, open, discard."""
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from store.heads.place import (
 from store.heads.protection import Protection
 from store.heads.segments import SEGMENT_HEADER
 from store.names import BackupGroup, Namespace, Snapshot
+
+log = logging.getLogger(__name__)
 
 DEFAULT_BUDGET = 16 << 30
 CACHE_BYTES = 64 << 20
@@ -110,6 +113,12 @@ class Heads:
             raise
         try:
             self._move_on(head)
+            if not description.wrapped_key and self.crypt_mode is CryptMode.ENCRYPT:
+                log.warning(
+                    "the head of %s was made without a key, its journal is not encrypted: seal it"
+                    " and discard it",
+                    group,
+                )
             head.recover()
         except BaseException:
             head.abandon()
@@ -220,10 +229,7 @@ class Heads:
             base = rows.meta("base")
             archives = rows.fetch("SELECT name FROM archive ORDER BY id")
             changed = rows.meta("changed") or description.created
-            is_dirty = bool(rows.meta("archives_changed")) or any(
-                rows.fetch(f"SELECT 1 FROM {table} LIMIT 1")  # noqa: S608
-                for table in ("inode", "name", "region")
-            )
+            is_dirty = bool(rows.meta("archives_changed")) or rows.has_changes()
         finally:
             rows.close()
         size = 0
