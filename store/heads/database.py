@@ -121,7 +121,7 @@ class Rows:
         self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, value)
 
     def has_changes(self) -> bool:
-        """Whether any row says something that the base does not; nobody seals inodes without name."""
+        """Whether any row says what the base does not. Inodes without a name are not sealed."""
         questions = (
             "SELECT 1 FROM inode WHERE key NOT IN (SELECT key FROM orphan) LIMIT 1",
             "SELECT 1 FROM name LIMIT 1",
