@@ -139,7 +139,8 @@ class _Seal:
         tree = FrozenTree(number, rows, table.journal, base, table.numbers)
 
         def fill(archive: SplitArchive) -> None:
-            sealer = TreeSealer(tree, archive, self._progress)
+            touch = self._session.chunks.touch
+            sealer = TreeSealer(tree, archive, self._progress, previous, touch)
             sealer.walk()
             sealed.places[number] = sealer.places
 

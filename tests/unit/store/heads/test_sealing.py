@@ -64,6 +64,36 @@ def test_a_seal_stores_in_proportion_to_the_change(head: OpenHead, datastore: Da
         assert accessor.read(entry, 0, 300_000) == content
 
 
+def test_a_large_file_that_changed_in_part(head: OpenHead, datastore: Datastore) -> None:
+    tree = head.create_tree("root.pxar")
+    number = tree.create(tree.root, b"large", 0o644, 0, 0).number
+    content = bytearray(os.urandom(64 * MIB))
+    for start in range(0, len(content), MIB):
+        tree.write(number, start, content[start : start + MIB])
+    head.seal()
+    before = chunks(datastore)
+    for offset in (30 * MIB, 63 * MIB):
+        tree.write(number, offset, b"changed")
+        content[offset : offset + 7] = b"changed"
+    tree.write(number, len(content), b"and longer")
+    content += b"and longer"
+    for _ in range(2):  # the second time over what the first one patched
+        snapshot = head.seal()
+        new = {name: size for name, size in chunks(datastore).items() if name not in before}
+        assert sum(new.values()) < 36 * MIB  # some 4 MiB for each place, at most 16
+        accessor = reader(datastore, snapshot, None).open_tree("root.pxar")
+        assert accessor.read(accessor.resolve(b"large"), 0, 65 * MIB) == content
+        assert tree.read(number, 0, 65 * MIB) == content
+        before = chunks(datastore)
+        tree.write(number, 5 * MIB, b"again")
+        content[5 * MIB : 5 * MIB + 5] = b"again"
+    head.seal()
+    tree.setattr(number, size=20 * MIB)
+    snapshot = head.seal()
+    accessor = reader(datastore, snapshot, None).open_tree("root.pxar")
+    assert accessor.read(accessor.resolve(b"large"), 0, 65 * MIB) == content[: 20 * MIB]
+
+
 def test_only_dirty_chunks_of_an_image_are_stored(head: OpenHead, datastore: Datastore) -> None:
     image = head.create_image("disk.img", 40 * MIB)
     for number in range(10):
