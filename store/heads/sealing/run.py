@@ -151,6 +151,7 @@ class _Seal:
             chunk_size=DEFAULT_CHUNK_SIZE,
             previous=previous,
             payload_growth=DEFAULT_PAYLOAD_GROWTH,
+            any_order=True,
         )
 
     def _may_name(self, reader: SnapshotReader, name: str) -> bool:

@@ -49,6 +49,27 @@ def test_a_change_of_metadata_stores_no_payload(head: OpenHead, datastore: Datas
     assert accessor.resolve(b"f07").metadata.uid == 1000
 
 
+def test_a_move_stores_no_payload(head: OpenHead, datastore: Datastore) -> None:
+    tree = head.create_tree("root.pxar")
+    contents = {}
+    for name in (b"a", b"b", b"c"):
+        directory = tree.mkdir(tree.root, name, 0o755, 0, 0).number
+        for i in range(20):
+            number = tree.create(directory, b"f%02d" % i, 0o644, 0, 0).number
+            contents[name, i] = os.urandom(300_000)
+            tree.write(number, 0, contents[name, i])
+    head.seal()
+    before = chunks(datastore)
+    tree.rename(tree.root, b"a", tree.root, b"z")
+    snapshot = head.seal()
+    new = {name: size for name, size in chunks(datastore).items() if name not in before}
+    assert sum(new.values()) < 2_000_000  # the files at the ends of moved chunks
+    accessor = reader(datastore, snapshot, None).open_tree("root.pxar")
+    for (name, i), content in contents.items():
+        entry = accessor.resolve((b"z" if name == b"a" else name) + b"/f%02d" % i)
+        assert accessor.read(entry, 0, 300_000) == content
+
+
 def test_a_seal_stores_in_proportion_to_the_change(head: OpenHead, datastore: Datastore) -> None:
     numbers = filled(head, 100)
     head.seal()
