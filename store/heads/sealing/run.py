@@ -140,7 +140,7 @@ class _Seal:
 
         def fill(archive: SplitArchive) -> None:
             touch = self._session.chunks.touch
-            sealer = TreeSealer(tree, archive, self._progress, previous, touch)
+            sealer = TreeSealer(tree, archive, self._progress, previous, touch, table.fresh)
             sealer.walk()
             sealed.places[number] = sealer.places
 

@@ -96,8 +96,14 @@ class TreeSealer:
         progress: Progress,
         previous: DynamicIndex | None,
         touch: Callable[[Digest], bool],
+        fresh: Callable[[], int],
     ) -> None:
-        """`previous`: the base's payload, whose chunks may be named again if `touch` finds them."""
+        """`previous`: the base's payload, whose chunks may be named again if `touch` finds them.
+
+        `fresh` gives a number to what becomes an inode of its own.
+        """
+        self._fresh = fresh
+        self._placed: set[int] = set()
         self._previous, self._touch = previous, touch
         self.places = Places()
         self._tree, self._archive, self._progress = tree, archive, progress
@@ -137,21 +143,27 @@ class TreeSealer:
                 self._leaf(name, inode)
 
     def _leaf(self, name: bytes, inode: Inode) -> None:
-        facts = _facts(inode)
+        facts, number = _facts(inode), inode.number
         if inode.is_file and inode.nlink > 1:
             known = self._links.find(facts)
             if known is not None and len(known[1]) <= MAX_TARGET_LENGTH:
                 self._archive.hardlink(name, *known)
                 self.places.link_targets.append(known[0])
                 return
+            if known is not None:
+                number = self._fresh()
+        elif inode.nlink > 1:  # a symlink or the like: the format has no links to those
+            if number in self._placed:
+                number = self._fresh()
+            self._placed.add(inode.number)
         if inode.is_file:
             self._file(name, inode, facts)
         elif stat.S_ISLNK(inode.mode):
             self._archive.symlink(name, _metadata(inode), inode.target)
         else:
             self._archive.special(name, _metadata(inode), facts)
-        self.places.add(inode.number, self._archive.last_offset)
-        if inode.is_file and inode.nlink > 1:
+        self.places.add(number, self._archive.last_offset)
+        if inode.is_file and inode.nlink > 1 and number == inode.number:
             self._links.add(facts, self._archive.last_offset, self._path + name)
 
     def _file(self, name: bytes, inode: Inode, facts: Facts) -> None:

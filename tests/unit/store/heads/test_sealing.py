@@ -217,6 +217,21 @@ def test_hard_links(head: OpenHead, datastore: Datastore) -> None:
     assert accessor.resolve(b"z").size == 300_000
 
 
+def test_links_that_a_snapshot_does_not_keep(head: OpenHead) -> None:
+    tree = head.create_tree("root.pxar")
+    number = tree.symlink(tree.root, b"a", b"nowhere", 0, 0).number
+    for name in (b"b", b"c"):
+        tree.link(number, tree.root, name)
+    head.seal()
+    found = [tree.lookup(tree.root, name) for name in (b"a", b"b", b"c")]
+    assert found[0].number == number
+    assert len({inode.number for inode in found}) == 3
+    assert [inode.nlink for inode in found] == [1, 1, 1]
+    tree.unlink(tree.root, b"b")
+    head.seal()
+    assert tree.readlink(tree.lookup(tree.root, b"c").number) == b"nowhere"
+
+
 def test_a_full_journal_seals_and_goes_on(datastore: Datastore, heads: Heads) -> None:
     small = Heads(datastore, heads.directory, budget_bytes=3 * MIB)
     with small.open(ROOT, GROUP) as head:
