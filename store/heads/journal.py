@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from store.backends.base import storage_error
-from store.errors import OutOfSpace, StoreError
+from store.errors import BackendError, OutOfSpace, StoreError
 from store.heads.base import WouldWait
 from store.heads.database import Rows
 from store.heads.protection import Protection
@@ -70,7 +70,8 @@ class Journal:
         self.rows = Rows(f"{directory}/journal.sqlite", protection, create=create)
         self.segments = Segments(f"{directory}/segments", protection)
         self.members: list[Member] = []
-        self.relieve: Callable[[], bool] = lambda: False
+        self.relieve: Callable[[], bool] = lambda: False  # whether there is hope for room
+        self.patience_s = PATIENCE_S
         self.is_frozen = False
         self.changes = self.durable = 0
         self.generation: int = self.rows.meta("generation") or 0
@@ -124,15 +125,17 @@ class Journal:
     def _wait_for_room(self, size: int) -> None:
         if self.hurry.now:
             raise WouldWait
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self.patience_s
         while self.segments.total_bytes + size > self.budget_bytes:
-            if not self.relieve():
-                if time.monotonic() > deadline:
-                    raise OutOfSpace(
-                        f"{self._directory}: the head's budget of {self.budget_bytes} bytes is"
-                        " used up: seal the head, or give it more"
-                    )
-                time.sleep(STEP_S)
+            self.check()
+            if self.relieve():
+                deadline = time.monotonic() + self.patience_s
+            elif time.monotonic() > deadline:
+                raise OutOfSpace(
+                    f"{self._directory}: the head's budget of {self.budget_bytes} bytes is"
+                    " used up: seal the head, or give it more"
+                )
+            time.sleep(STEP_S)
 
     def begin(self) -> None:
         """Before rows are written. Called under both locks."""
@@ -194,11 +197,9 @@ class Journal:
             try:
                 target = self.changes
                 unused = self._flush(everything=everything)
-            except StoreError as error:
-                self._fail(error)
-                raise
-            except BaseException:
+            except BaseException as error:
                 self.rows.lock.release()
+                self.give_up(error)
                 raise
         try:
             self.segments.sync()
@@ -206,17 +207,21 @@ class Journal:
             self.rows.execute("COMMIT")
             self._in_transaction = False
             self.durable = max(self.durable, target)
-        except StoreError as error:
-            self._failed = error
+        except BaseException as error:
+            self.give_up(error)
             raise
         finally:
             self.rows.lock.release()
         self.segments.drop(unused)
 
-    def _fail(self, error: StoreError) -> None:
-        """Rows in memory are ahead of the database for good: nothing may be acknowledged."""
+    def give_up(self, error: BaseException) -> None:
+        """Rows were written in part: nothing may be committed any more, nor acknowledged.
+
+        Who opens the head again finds it as it was committed last.
+        """
+        if not isinstance(error, StoreError):
+            error = BackendError(f"{self._directory}: {type(error).__name__}: {error}")
         self._failed = error
-        self.rows.lock.release()
 
     def _flush(self, *, everything: bool) -> list[int]:
         """Write all rows. The segments that nothing refers to once that is durable."""
@@ -250,8 +255,8 @@ class Journal:
             self.begin()
             for member in self.members:
                 member.flush_if_due()
-        except StoreError as error:
-            self._failed = error
+        except BaseException as error:
+            self.give_up(error)
             raise
         finally:
             self.rows.lock.release()

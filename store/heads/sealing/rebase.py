@@ -7,6 +7,7 @@ What changed while the seal was under way has the generation after the frozen on
 from dataclasses import dataclass, field
 
 from store.datastore.archives import SnapshotReader
+from store.format.pxar.hardlinks import Links
 from store.heads.content import Content
 from store.heads.database import ARCHIVE_SHIFT, Rows
 from store.heads.extents import ZERO
@@ -35,7 +36,18 @@ class Sealed:
 
 
 def rebase(head: OpenHead, sealed: Sealed, reader: SnapshotReader) -> None:
-    """Let the head stand on the snapshot. Durable when it returns."""
+    """Let the head stand on the snapshot; durable with the next commit.
+
+    An error leaves the head of no use until it is opened again, as it was before the seal.
+    """
+    try:
+        _rebase(head, sealed, reader)
+    except BaseException as error:
+        head.journal.give_up(error)
+        raise
+
+
+def _rebase(head: OpenHead, sealed: Sealed, reader: SnapshotReader) -> None:
     journal = head.journal
     with journal.lock, journal.rows.lock:
         journal.begin()
@@ -67,7 +79,8 @@ def _rebase_tree(tree: HeadTree, name: str, sealed: Sealed, reader: SnapshotRead
     places = sealed.places.get(table.archive)
     if places is None:
         return  # nothing of it had changed: it is where it was
-    base = Base(*reader.open_streams(name), table.journal.hurry)
+    links = Links(places.link_targets)
+    base = Base(*reader.open_streams(name), table.journal.hurry, links)
     runs = Numbers(places.runs())
     rows, low = table.journal.rows, table.archive << ARCHIVE_SHIFT
     _save_orphans(table)
