@@ -1,4 +1,4 @@
-"""How one process asks another, which has a head open, to seal it: a Unix socket beside the journal.
+"""How one process asks another, which has a head open, to seal it: by a Unix socket beside it.
 
 One request a connection, one line of JSON each way:
 
@@ -126,5 +126,5 @@ def _read_line(connection: socket.socket) -> dict[str, Any]:
         line = lines.readline(MAX_LINE)
     message = json.loads(line) if line.endswith(b"\n") else None
     if not isinstance(message, dict):
-        raise ValueError("not a message")
+        raise ValueError("not a message")  # noqa: TRY004 - what it says is wrong, not its type
     return message
