@@ -25,7 +25,17 @@ EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130  # 128 + SIGINT; SIGTERM and SIGHUP end the same way
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 ENTRY_POINTS = "store.commands"
-NOUNS = ("datastore", "config", "key", "backup", "restore", "snapshot", "group", "namespace")
+NOUNS = (
+    "datastore",
+    "config",
+    "key",
+    "backup",
+    "restore",
+    "snapshot",
+    "group",
+    "head",
+    "namespace",
+)
 PACKAGES = ("store", "fsgateway", "blockgw")
 WAKE_S = 0.5
 

@@ -54,6 +54,7 @@ class OpenHead:
         cache: ChunkCache,
         budget_bytes: int,
         *,
+        seal_when_full: bool,
         create: bool,
     ) -> None:
         self.datastore, self.description = datastore, description
@@ -70,6 +71,8 @@ class OpenHead:
         self.changed_since_freeze = False
         protection = description.protection(key)
         self.journal = Journal(directory, protection, lock.check, budget_bytes, create=create)
+        if seal_when_full:
+            self.journal.relieve = self._relieve
 
     def __enter__(self) -> Self:
         return self
@@ -352,6 +355,23 @@ class OpenHead:
         with self.journal.lock, self.journal.rows.lock:
             self.journal.begin()
             self.journal.rows.set_meta("last_sealed", str(snapshot))
+
+    def _relieve(self) -> bool:
+        """The budget is used up: seal, unless another thread does; whether there is hope.
+
+        A snapshot is the one form of a chunk in a datastore that the garbage collection of every
+        PBS keeps.
+        """
+        try:
+            snapshot = self.seal()
+        except Locked as error:
+            log.debug("%s", error)
+            return self._sealing.locked()
+        except StoreError as error:
+            log.warning("%s: its journal is full, and it can't be sealed: %s", self.group, error)
+            return False
+        log.info("%s: its journal was full; what it had is in %s", self.group, snapshot)
+        return True
 
     def kinds(self) -> dict[str, str]:
         """What its archives are."""

@@ -47,6 +47,7 @@ class Heads:
         crypt_mode: CryptMode | None = None,
         cache: ChunkCache | None = None,
         budget_bytes: int = DEFAULT_BUDGET,
+        seal_when_full: bool = True,
     ) -> None:
         """Heads that are made, and snapshots that are sealed, are protected as said here.
 
@@ -57,6 +58,8 @@ class Heads:
             crypt_mode: None: ENCRYPT with a key, else NONE. With ENCRYPT the journals are too.
             cache: of decoded chunks, the gateway's; None: one of 64 MiB.
             budget_bytes: of each head's journal.
+            seal_when_full: who writes past the budget waits until the head is sealed; else for a
+                minute for somebody to seal it, and then has no space.
         """
         self.datastore = datastore
         self.directory = Path(default_directory() if directory is None else directory)
@@ -65,7 +68,7 @@ class Heads:
         if (key is None) != (self.crypt_mode is CryptMode.NONE):
             raise InvalidName(f"crypt mode {self.crypt_mode} and the key do not go together")
         self.cache = cache_over(datastore.backend, CACHE_BYTES) if cache is None else cache
-        self.budget_bytes = budget_bytes
+        self.budget_bytes, self.seal_when_full = budget_bytes, seal_when_full
         self._locks = LockFiles(str(self.directory), None)
 
     def path(self, namespace: Namespace, group: BackupGroup) -> str:
@@ -174,6 +177,7 @@ class Heads:
             self.crypt_mode,
             self.cache,
             self.budget_bytes,
+            seal_when_full=self.seal_when_full,
             create=create,
         )
 

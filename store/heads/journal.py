@@ -70,7 +70,8 @@ class Journal:
         self.rows = Rows(f"{directory}/journal.sqlite", protection, create=create)
         self.segments = Segments(f"{directory}/segments", protection)
         self.members: list[Member] = []
-        self.relieve: Callable[[], bool] = lambda: False
+        self.relieve: Callable[[], bool] = lambda: False  # whether there is hope for room
+        self.patience_s = PATIENCE_S
         self.is_frozen = False
         self.changes = self.durable = 0
         self.generation: int = self.rows.meta("generation") or 0
@@ -124,15 +125,17 @@ class Journal:
     def _wait_for_room(self, size: int) -> None:
         if self.hurry.now:
             raise WouldWait
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self.patience_s
         while self.segments.total_bytes + size > self.budget_bytes:
-            if not self.relieve():
-                if time.monotonic() > deadline:
-                    raise OutOfSpace(
-                        f"{self._directory}: the head's budget of {self.budget_bytes} bytes is"
-                        " used up: seal the head, or give it more"
-                    )
-                time.sleep(STEP_S)
+            self.check()
+            if self.relieve():
+                deadline = time.monotonic() + self.patience_s
+            elif time.monotonic() > deadline:
+                raise OutOfSpace(
+                    f"{self._directory}: the head's budget of {self.budget_bytes} bytes is"
+                    " used up: seal the head, or give it more"
+                )
+            time.sleep(STEP_S)
 
     def begin(self) -> None:
         """Before rows are written. Called under both locks."""

@@ -62,6 +62,7 @@ class Segments:
     Attributes:
         current: the number of the segment that is appended to.
         stamp: that of the next record.
+        total_bytes: what they take on the disk.
         live, image_live: of each segment, bytes that trees and images still refer to; kept by them
             under the head's lock.
     """
@@ -80,6 +81,7 @@ class Segments:
         self.image_live: dict[int, int] = {}
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self._find()
+        self.total_bytes = sum(self.sizes.values())
         self.current = max(self.sizes, default=0)
         self.stamp = self.current + 1
         self._file, self._position = -1, 0
@@ -92,11 +94,6 @@ class Segments:
             stem, dot, extension = entry.name.partition(".")
             if dot and extension == "seg" and stem.isdigit():
                 self.sizes[int(stem)] = entry.stat().st_size
-
-    @property
-    def total_bytes(self) -> int:
-        """What they take on the disk."""
-        return sum(self.sizes.values())
 
     def append(
         self, kind: int, archive: int, offset: int, payload: Buffer, count: int
@@ -126,6 +123,7 @@ class Segments:
                 raise storage_error(error, self._path(self.current)) from error
             self._position = position + RECORD + size
             self.sizes[self.current] = self._position
+            self.total_bytes += RECORD + size
             return self.current, position
 
     def roll(self) -> int:
@@ -151,6 +149,7 @@ class Segments:
         self.current = self.stamp = number
         self._position = SEGMENT_HEADER
         self.sizes[number] = SEGMENT_HEADER
+        self.total_bytes += SEGMENT_HEADER
 
     def _finish(self) -> None:
         """Make the segment durable that was appended to. Called under the lock."""
@@ -265,7 +264,7 @@ class Segments:
             with suppress(StoreError):
                 self._opened(segment)
             with self._lock:
-                self.sizes.pop(segment, None)
+                self.total_bytes -= self.sizes.pop(segment, 0)
                 self.live.pop(segment, None)
                 self.image_live.pop(segment, None)
                 self._retired.append((time.monotonic(), segment))

@@ -532,7 +532,7 @@ class _Changing:
 
     def __enter__(self) -> None:
         tree = self._tree
-        tree.journal.check()
+        tree.journal.admit(0)
         tree._lock.acquire()
         try:
             tree.table.make_room()

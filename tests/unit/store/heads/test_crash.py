@@ -212,8 +212,8 @@ def lose_unsynced(place: Path, chance: random.Random) -> None:
     """Cut the journal's files somewhere behind what was synced, and spoil what is left of that."""
     sizes: dict[str, int] = {}
     for line in (place / "synced").read_text().splitlines():
-        size, _, path = line.partition(" ")
-        sizes[path] = max(int(size), sizes.get(path, 0))
+        text, _, path = line.partition(" ")
+        sizes[path] = max(int(text), sizes.get(path, 0))
     for file_path in (place / "heads").rglob("*"):
         if file_path.suffix not in (".seg", ".sqlite-wal") or not file_path.stat().st_size:
             continue

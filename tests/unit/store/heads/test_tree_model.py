@@ -15,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from store.datastore.archives import ChunkCache, SnapshotReader
 from store.format.crypt import CryptConfig
 from store.heads import (
     FALLOC_KEEP_SIZE,
@@ -24,6 +25,7 @@ from store.heads import (
     RENAME_NOREPLACE,
     Heads,
 )
+from store.operations.restore import restore_archive
 from store.progress import SilentProgress
 from tests.fakes.datastores import GROUP, ROOT, local_datastore
 
@@ -79,6 +81,26 @@ class Real:
             os.close(file)
 
 
+def facts(top: Path) -> dict[str, tuple[Any, ...]]:
+    """All that a backup keeps, by path."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for path in sorted(top.rglob("*")):
+        info = path.lstat()
+        is_file = stat.S_ISREG(info.st_mode)
+        has_xattrs = is_file or stat.S_ISDIR(info.st_mode)
+        names = os.listxattr(path) if has_xattrs else []
+        found[str(path.relative_to(top))] = (
+            info.st_mode,
+            info.st_uid,
+            info.st_gid,
+            info.st_nlink if is_file else 0,
+            info.st_mtime_ns if info.st_mtime_ns < 2**33 else 0,  # as `setattr` sets it
+            path.read_bytes() if is_file else path.is_symlink() and os.readlink(path),
+            {name: os.getxattr(path, name) for name in names},
+        )
+    return found
+
+
 class Meanwhile(SilentProgress):
     """A Progress that does something once, when a seal has begun to write."""
 
@@ -107,11 +129,22 @@ class TreeMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.check_all()
-        for file, _ in self.handles:
+        for file, number in self.handles:
             os.close(file)
+            self.tree.release(number)
+        self.check_restored()
         self.head.close()
         self.real.close()
         shutil.rmtree(self.place)
+
+    def check_restored(self) -> None:
+        """What is sealed is restored as it was."""
+        snapshot = self.head.seal()
+        cache = ChunkCache(32 << 20)
+        reader = SnapshotReader(self.datastore, ROOT, snapshot, self.key, cache)
+        restore_archive(reader, "root.pxar", self.place / "restored")
+        expected, found = facts(self.place / "real"), facts(self.place / "restored")
+        assert found == expected
 
     # Paths, as the kernel walks them
 
