@@ -55,6 +55,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
         action="store_true",
         help="not if the group has a newer snapshot than the head stands on",
     )
+    command.set_defaults(master_pubkey_file=None)  # the wrapped key of the snapshot below stays
     add_repository_options(command)
     add_key_options(command)
     add_output_option(command)
@@ -72,6 +73,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
 
 def _add_group(command: "Parser") -> None:
     command.add_argument("group", metavar="GROUP", type=parse_group, help="for example host/web01")
+    command.add_argument("--label", metavar="LABEL", default="", help="a clone, as `list` shows it")
     _add_directory(command)
 
 
@@ -92,11 +94,12 @@ def list_heads(args: "argparse.Namespace") -> None:
     columns = (
         Column("group"),
         Column("ns"),
-        Column("base", text=lambda base: str(base or "(nothing)")),
+        Column("label"),
+        Column("base"),
         Column("archives", text=" ".join),
         Column("dirty", text=human_size, right=True),
         Column("changed", text=human_time),
-        Column("holder", text=lambda holder: str(holder or "")),
+        Column("holder"),
     )
     render(rows, args.output_format, columns)
 
@@ -105,6 +108,7 @@ def _record(info: "HeadInfo") -> Row:
     return {
         "group": str(info.group),
         "ns": str(info.namespace),
+        "label": info.label,
         "base": None if info.base is None else str(info.base),
         "archives": list(info.archives),
         "dirty": info.dirty_bytes,
@@ -124,7 +128,7 @@ def seal(args: "argparse.Namespace") -> None:
     heads = Heads(open_repository(args), args.heads, key=keys.key, crypt_mode=keys.mode)
     namespace = get_namespace(args)
     _find(heads, args)
-    with heads.open(namespace, args.group) as head:
+    with heads.open(namespace, args.group, label=args.label) as head:
         is_clean, base = head.is_clean, head.base
         snapshot = head.seal(strict=args.strict, progress=make_progress(quiet=False))
     if args.output_format != "text":
@@ -144,14 +148,14 @@ def discard(args: "argparse.Namespace") -> None:
     if not args.yes and not _is_sure(info):
         say("nothing discarded")
         return
-    heads.discard(get_namespace(args), args.group)
+    heads.discard(get_namespace(args), args.group, args.label)
     say(f"discarded the head of {args.group}")
 
 
 def _find(heads: "Heads", args: "argparse.Namespace") -> "HeadInfo":
     namespace = get_namespace(args)
     for info in heads.list():
-        if (info.namespace, info.group) == (namespace, args.group):
+        if (info.namespace, info.group, info.label) == (namespace, args.group, args.label):
             return info
     raise NotFound(f"{args.group} has no head on this machine, in {heads.directory}")
 

@@ -258,6 +258,7 @@ class HeadInfo:
     dirty_bytes: of the journal on the local disk; 0 means that there is nothing to seal.
     created, changed: seconds since 1970; changed: the last commit.
     holder: `process 123 on host`, None when nobody has it open.
+    label: of a clone; empty for the group's head.
     """
 
     namespace: Namespace
@@ -270,6 +271,7 @@ class HeadInfo:
     changed: float
     holder: str | None
     encrypted: bool
+    label: str = ""
 
 
 class Head(Protocol):

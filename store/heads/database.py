@@ -120,6 +120,15 @@ class Rows:
     def set_meta(self, key: str, value: Any) -> None:  # noqa: ANN401
         self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, value)
 
+    def has_changes(self) -> bool:
+        """Whether any row says what the base does not. Inodes without a name are not sealed."""
+        questions = (
+            "SELECT 1 FROM inode WHERE key NOT IN (SELECT key FROM orphan) LIMIT 1",
+            "SELECT 1 FROM name LIMIT 1",
+            "SELECT 1 FROM region WHERE owner & 281474976710655 = 0 LIMIT 1",  # images'
+        )
+        return any(self.fetch(question) for question in questions)
+
     def inode(self, key: int, *, may_wait: bool = True) -> tuple[int, bytes] | None:
         """Generation and value of an inode."""
         found = self.fetch(

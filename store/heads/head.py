@@ -113,7 +113,8 @@ class OpenHead:
             self._held.enter_context(self.datastore.lock_snapshot_shared(self.namespace, snapshot))
         except NotFound as error:
             raise NotFound(
-                f"{snapshot}, which the head of {self.group} stands on, is gone: discard the head"
+                f"{snapshot}, which the head of {self.group} stands on, is gone; what was written"
+                " can't be read without it: bring it back, or discard the head"
             ) from error
         self._reader = SnapshotReader(
             self.datastore, self.namespace, snapshot, self.key, self.cache
@@ -303,8 +304,7 @@ class OpenHead:
         rows = self.journal.rows
         if rows.meta("archives_changed"):
             return False
-        tables = ("inode", "name", "region")
-        if any(rows.fetch(f"SELECT 1 FROM {table} LIMIT 1") for table in tables):  # noqa: S608
+        if rows.has_changes():
             return False
         return all(image.is_clean for image in self._images.values())
 

@@ -1,9 +1,11 @@
 """All heads of one datastore on this machine: list, create, open, discard."""
 
+import logging
 import os
+import secrets
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +30,8 @@ from store.heads.place import (
 from store.heads.protection import Protection
 from store.heads.segments import SEGMENT_HEADER
 from store.names import BackupGroup, Namespace, Snapshot
+
+log = logging.getLogger(__name__)
 
 DEFAULT_BUDGET = 16 << 30
 CACHE_BYTES = 64 << 20
@@ -71,14 +75,14 @@ class Heads:
         self.budget_bytes, self.seal_when_full = budget_bytes, seal_when_full
         self._locks = LockFiles(str(self.directory), None)
 
-    def path(self, namespace: Namespace, group: BackupGroup) -> str:
+    def path(self, namespace: Namespace, group: BackupGroup, label: str = "") -> str:
         """The directory of one head, there or not."""
-        name = head_name(self.datastore.backend.location, namespace, group)
+        name = head_name(self.datastore.backend.location, namespace, group, label)
         return str(self.directory / name)
 
-    def exists(self, namespace: Namespace, group: BackupGroup) -> bool:
+    def exists(self, namespace: Namespace, group: BackupGroup, label: str = "") -> bool:
         """Whether there is a head of this group."""
-        return Description.read(self.path(namespace, group)) is not None
+        return Description.read(self.path(namespace, group, label)) is not None
 
     def open(
         self,
@@ -86,6 +90,7 @@ class Heads:
         group: BackupGroup,
         *,
         base: Snapshot | Literal["newest"] | None = NEWEST,
+        label: str = "",
     ) -> OpenHead:
         """The group's head, made if there is none; a clean one moves on to the newest snapshot.
 
@@ -94,22 +99,29 @@ class Heads:
             group: there or not.
             base: what a new one stands on: a snapshot of the group, nothing, or the newest if
                 there is one.
+            label: of a head beside the group's, a clone: it stays on its base.
         Raises:
             Locked: it is open elsewhere; says where.
             NotFound: the base is gone. KeyRequired, WrongKey.
         """
-        path = self.path(namespace, group)
+        path = self.path(namespace, group, label)
         lock = self._lock(path)
         try:
             description = Description.read(path)
             if description is None:
-                return self._create(namespace, group, base, path, lock)
+                return self._create(namespace, group, base, path, lock, label)
             head = self._opened(description, path, lock, create=False)
         except BaseException:
             lock.release()
             raise
         try:
             self._move_on(head)
+            if not description.wrapped_key and self.crypt_mode is CryptMode.ENCRYPT:
+                log.warning(
+                    "the head of %s was made without a key, its journal is not encrypted: seal it"
+                    " and discard it",
+                    group,
+                )
             head.recover()
         except BaseException:
             head.abandon()
@@ -144,6 +156,7 @@ class Heads:
         base: Snapshot | Literal["newest"] | None,
         path: str,
         lock: HeadLock,
+        label: str,
     ) -> OpenHead:
         remove_directory(path)
         if base == NEWEST:
@@ -154,7 +167,7 @@ class Heads:
         except OSError as error:
             raise storage_error(error, path) from error
         key = self.key if self.crypt_mode is CryptMode.ENCRYPT else None
-        description = Description.new(self.datastore.backend.location, namespace, group, key)
+        description = Description.new(self.datastore.backend.location, namespace, group, key, label)
         head = self._opened(description, path, lock, create=True)
         try:
             head.stand_on(base)
@@ -183,7 +196,7 @@ class Heads:
 
     def _move_on(self, head: OpenHead) -> None:
         """A head without changes stands on the newest snapshot, whoever made it."""
-        if not head.is_clean or head.has_log:
+        if head.description.label or not head.is_clean or head.has_log:
             return
         found = self.datastore.list_snapshots(head.namespace, head.group)
         newest = found[-1] if found else None
@@ -192,10 +205,24 @@ class Heads:
             return
         head.stand_on(newest)
 
-    def discard(self, namespace: Namespace, group: BackupGroup) -> None:
+    @contextmanager
+    def clone(self, namespace: Namespace, snapshot: Snapshot) -> Iterator[OpenHead]:
+        """A throw-away head of a snapshot, gone when the `with` ends; any number of them.
+
+        One that a crash leaves is in `list`, with its label, for `discard`.
+        """
+        label = f"clone-{secrets.token_hex(8)}"
+        try:
+            with self.open(namespace, snapshot.group, base=snapshot, label=label) as head:
+                yield head
+        finally:
+            with suppress(NotFound):
+                self.discard(namespace, snapshot.group, label)
+
+    def discard(self, namespace: Namespace, group: BackupGroup, label: str = "") -> None:
         """Drop a head and all that was not sealed. Raises NotFound, Locked."""
-        path = self.path(namespace, group)
-        if not self.exists(namespace, group):
+        path = self.path(namespace, group, label)
+        if not self.exists(namespace, group, label):
             raise NotFound(f"{group} has no head")
         with self._lock(path):
             remove_directory(path)
@@ -220,10 +247,7 @@ class Heads:
             base = rows.meta("base")
             archives = rows.fetch("SELECT name FROM archive ORDER BY id")
             changed = rows.meta("changed") or description.created
-            is_dirty = bool(rows.meta("archives_changed")) or any(
-                rows.fetch(f"SELECT 1 FROM {table} LIMIT 1")  # noqa: S608
-                for table in ("inode", "name", "region")
-            )
+            is_dirty = bool(rows.meta("archives_changed")) or rows.has_changes()
         finally:
             rows.close()
         size = 0
@@ -240,6 +264,7 @@ class Heads:
             changed=changed,
             holder=self._holder(path),
             encrypted=bool(description.wrapped_key),
+            label=description.label,
         )
 
     def _holder(self, path: str) -> str | None:

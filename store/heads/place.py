@@ -32,15 +32,19 @@ def default_directory() -> Path:
     return state_home() / "heads"
 
 
-def head_name(repository: str, namespace: Namespace, group: BackupGroup) -> str:
+def head_name(repository: str, namespace: Namespace, group: BackupGroup, label: str = "") -> str:
     """The directory of a head below that of all."""
-    text = "\0".join((repository, str(namespace), str(group)))
+    text = "\0".join((repository, str(namespace), str(group), *([label] if label else ())))
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What `head.json` says. `wrapped_key`: the head's own, sealed; empty where all is plain."""
+    """What `head.json` says.
+
+    wrapped_key: the head's own, sealed; empty where all is plain.
+    label: of a clone; empty for the group's head.
+    """
 
     repository: str
     namespace: Namespace
@@ -48,16 +52,22 @@ class Description:
     created: float
     fingerprint: str = ""
     wrapped_key: bytes = b""
+    label: str = ""
 
     @classmethod
     def new(
-        cls, repository: str, namespace: Namespace, group: BackupGroup, key: CryptConfig | None
+        cls,
+        repository: str,
+        namespace: Namespace,
+        group: BackupGroup,
+        key: CryptConfig | None,
+        label: str = "",
     ) -> "Description":
         """With a key of its own if there is a key to seal it with."""
         if key is None:
-            return cls(repository, namespace, group, time.time())
+            return cls(repository, namespace, group, time.time(), label=label)
         wrapped = wrap_head_key(key, secrets.token_bytes(KEY_SIZE))
-        return cls(repository, namespace, group, time.time(), str(key.fingerprint), wrapped)
+        return cls(repository, namespace, group, time.time(), str(key.fingerprint), wrapped, label)
 
     def protection(self, key: CryptConfig | None) -> Protection:
         """What opens the journal. Raises KeyRequired, WrongKey."""
@@ -85,6 +95,7 @@ class Description:
                 "created": self.created,
                 "key-fingerprint": self.fingerprint,
                 "head-key": self.wrapped_key.hex(),
+                "label": self.label,
             }
         )
         path = f"{directory}/{HEAD_JSON}"
@@ -118,6 +129,7 @@ class Description:
                 fields["created"],
                 fields["key-fingerprint"],
                 bytes.fromhex(fields["head-key"]),
+                fields["label"],
             )
         except (FileNotFoundError, NotADirectoryError):
             return None

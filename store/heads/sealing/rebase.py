@@ -7,6 +7,7 @@ What changed while the seal was under way has the generation after the frozen on
 from dataclasses import dataclass, field
 
 from store.datastore.archives import SnapshotReader
+from store.format.pxar.hardlinks import Links
 from store.heads.content import Content
 from store.heads.database import ARCHIVE_SHIFT, Rows
 from store.heads.extents import ZERO
@@ -67,7 +68,8 @@ def _rebase_tree(tree: HeadTree, name: str, sealed: Sealed, reader: SnapshotRead
     places = sealed.places.get(table.archive)
     if places is None:
         return  # nothing of it had changed: it is where it was
-    base = Base(*reader.open_streams(name), table.journal.hurry)
+    links = Links(places.link_targets)
+    base = Base(*reader.open_streams(name), table.journal.hurry, links)
     runs = Numbers(places.runs())
     rows, low = table.journal.rows, table.archive << ARCHIVE_SHIFT
     _save_orphans(table)

@@ -19,7 +19,7 @@ from store.heads.sealing.image import ImageSealer
 from store.heads.sealing.rebase import Sealed, rebase
 from store.heads.sealing.walk import TreeSealer
 from store.heads.tree.below import Base
-from store.names import Digest, Snapshot
+from store.names import ENCRYPTED_KEY_BLOB_NAME, Digest, Snapshot
 from store.operations.backup.archive import SplitArchive
 from store.operations.backup.chunks import ChunkPool
 from store.operations.backup.request import DEFAULT_CHUNK_SIZE, DEFAULT_PAYLOAD_GROWTH
@@ -98,6 +98,7 @@ class _Seal:
                             self._blob(number, name, rows)
             finally:
                 self._progress.done()
+            self._wrapped_key()
             self._verify()
             head.last_sealed = snapshot
             head.journal.commit()
@@ -210,6 +211,20 @@ class _Seal:
             content = head.reader.read_blob(name)
         encrypted = head.crypt_mode is CryptMode.ENCRYPT
         self._session.add_blob(f"{name}.blob", content, encrypted=encrypted)
+
+    def _wrapped_key(self) -> None:
+        """The key that only a master key opens goes along, if the snapshot below has it."""
+        head, reader = self._head, self._head.reader
+        if head.crypt_mode is not CryptMode.ENCRYPT or reader is None or head.key is None:
+            return
+        names = [info.filename for info in reader.manifest.files]
+        if ENCRYPTED_KEY_BLOB_NAME not in names:
+            return
+        if reader.manifest.key_fingerprint == head.key.fingerprint:
+            content = reader.read_blob(ENCRYPTED_KEY_BLOB_NAME.removesuffix(".blob"))
+            self._session.add_blob(
+                ENCRYPTED_KEY_BLOB_NAME, content, encrypted=False, compress=False
+            )
 
     def _verify(self) -> None:
         """Read the indexes again as they are on the storage; what they name must be there."""

@@ -42,6 +42,7 @@ class Places:
 
     def __init__(self) -> None:
         self.numbers, self.offsets = array("Q"), array("Q")
+        self.link_targets = array("Q")
         self._runs: list[Run] = []
         self._first = self._offset = self._last = 0
         self.root = 0
@@ -128,6 +129,7 @@ class TreeSealer:
             known = self._links.find(facts)
             if known is not None and len(known[1]) <= MAX_TARGET_LENGTH:
                 self._archive.hardlink(name, *known)
+                self.places.link_targets.append(known[0])
                 return
         if inode.is_file:
             self._file(name, inode, facts)

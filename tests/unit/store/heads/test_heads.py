@@ -89,6 +89,18 @@ def test_discard(datastore: Datastore, heads: Heads) -> None:
         heads.discard(ROOT, GROUP)
 
 
+def test_clones(datastore: Datastore, heads: Heads) -> None:
+    with heads.open(ROOT, GROUP) as head:
+        head.create_image("disk.img", 1 << 20).write(0, b"as it was")
+        snapshot = head.seal()
+        with heads.clone(ROOT, snapshot) as one, heads.clone(ROOT, snapshot) as two:
+            one.image("disk.img").write(0, b"one")
+            assert two.image("disk.img").read(0, 9) == b"as it was"
+            assert len({info.label for info in heads.list()}) == 3
+        assert [info.label for info in heads.list()] == [""]
+        assert head.image("disk.img").read(0, 9) == b"as it was"
+
+
 def test_at_once_does_nothing_that_waits(head: OpenHead) -> None:
     tree = head.create_tree("root.pxar")
     for number in range(3):
