@@ -1,4 +1,4 @@
-"""How one process asks another, which has a head open, to seal it: a Unix socket beside the journal.
+"""How one process asks another, which has a head open, to seal it: by a Unix socket in there.
 
 One request a connection, one line of JSON each way:
 
@@ -86,6 +86,17 @@ class Control:
             connection.sendall(json.dumps(reply).encode() + b"\n")
 
 
+def is_served(directory: str) -> bool:
+    """Whether a process answers for the head in `directory`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            with _address(directory) as address:
+                connection.connect(address)
+        except OSError:
+            return False
+        return True
+
+
 def ask(directory: str, command: str, **fields: object) -> dict[str, Any]:
     """What the process that has a head open answers; waits as long as that takes.
 
@@ -126,5 +137,5 @@ def _read_line(connection: socket.socket) -> dict[str, Any]:
         line = lines.readline(MAX_LINE)
     message = json.loads(line) if line.endswith(b"\n") else None
     if not isinstance(message, dict):
-        raise ValueError("not a message")
+        raise ValueError("not a message")  # noqa: TRY004 - of the text, not of a type
     return message
