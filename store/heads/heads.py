@@ -109,7 +109,7 @@ class Heads:
             lock = self._lock(path)
         except Locked as error:
             what = f"the clone {label} of {group}" if label else f"the head of {group}"
-            raise Locked(f"{what} is held by {_who(error)}") from error
+            raise Locked(f"{what} is in use by {_who(error)}") from error
         try:
             description = Description.read(path)
             if description is None:
