@@ -7,43 +7,21 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from threading import Lock, RLock
 
 from fsgateway.writing.files import Blob, BlobFile, ImagePlace
-from store.errors import AlreadyExists, InvalidName, StoreError
+from store.errors import AlreadyExists, StoreError
 from store.heads.control import Control
 from store.heads.head import OpenHead
 from store.heads.heads import Heads
+from store.heads.sealing.policy import SealPolicy
 from store.names import BackupGroup, Namespace, Snapshot
+
+__all__ = ["MountedHead", "OpenHeads", "SealPolicy"]
 
 log = logging.getLogger(__name__)
 
 Place = tuple[Namespace, BackupGroup]
-
-
-@dataclass(frozen=True, slots=True)
-class SealPolicy:
-    """When a head becomes a snapshot by itself.
-
-    idle_s: so long after the last write to it; None: never.
-    at_end: when the mount ends.
-    """
-
-    idle_s: float | None = None
-    at_end: bool = False
-
-    @classmethod
-    def parse(cls, text: str) -> "SealPolicy":
-        """`manual`, `close`, or `idle:SECONDS`, which seals at the end, too. Raises InvalidName."""
-        if text == "manual":
-            return cls()
-        if text == "close":
-            return cls(at_end=True)
-        kind, _, number = text.partition(":")
-        if kind == "idle" and number.isascii() and number.isdigit() and int(number) > 0:
-            return cls(float(number), at_end=True)
-        raise InvalidName(f"mount option seal={text}: use idle:SECONDS, close or manual")
 
 
 class MountedHead:
@@ -178,7 +156,8 @@ class OpenHeads:
 
     def groups(self, namespace: Namespace) -> list[BackupGroup]:
         """Groups that have a head, whether or not they have a snapshot."""
-        return [info.group for info in self._heads.list() if info.namespace == namespace]
+        found = (info for info in self._heads.list() if not info.label)
+        return [info.group for info in found if info.namespace == namespace]
 
     def seal_idle(self) -> None:
         """Seal what nobody wrote to for long enough; a failure is logged, and tried again later."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 NOTES = """\
 A head is what was written to a group through a writable mount or export and is not in a snapshot
 yet. It lies on this machine's disk, below ~/.local/state/vaultway/heads unless told otherwise.
+A mount or export that has it open seals it itself when asked here, and goes on.
 """
 
 
@@ -120,23 +121,37 @@ def _record(info: "HeadInfo") -> Row:
 
 
 def seal(args: "argparse.Namespace") -> None:
-    """Make the snapshot and print its name."""
-    from store.cli.progress_bar import make_progress
+    """Make the snapshot and print its name; who has the head open is asked to."""
     from store.heads import Heads
+    from store.heads.control import is_served
 
     keys = load_backup_keys(args)
     heads = Heads(open_repository(args), args.heads, key=keys.key, crypt_mode=keys.mode)
-    namespace = get_namespace(args)
-    _find(heads, args)
-    with heads.open(namespace, args.group, label=args.label) as head:
-        is_clean, base = head.is_clean, head.base
-        snapshot = head.seal(strict=args.strict, progress=make_progress(quiet=False))
+    info = _find(heads, args)
+    path = heads.path(info.namespace, info.group, info.label)
+    snapshot, base = _ask_holder(path, info, args) if is_served(path) else _seal(heads, args)
     if args.output_format != "text":
-        print_json({"snapshot": str(snapshot), "new": not is_clean}, args.output_format)
-    elif is_clean:
+        print_json({"snapshot": snapshot, "new": snapshot != base}, args.output_format)
+    elif snapshot == base:
         say(f"nothing to seal: {args.group} is as {base} is")
     else:
         say(f"sealed {snapshot}")
+
+
+def _ask_holder(path: str, info: "HeadInfo", args: "argparse.Namespace") -> tuple[str, str]:
+    """The snapshot that a mount or export made of its head, and the one below."""
+    from store.heads.control import ask
+
+    return str(ask(path, "seal", strict=args.strict)["snapshot"]), str(info.base)
+
+
+def _seal(heads: "Heads", args: "argparse.Namespace") -> tuple[str, str]:
+    """The same of a head that nobody has open."""
+    from store.cli.progress_bar import make_progress
+
+    with heads.open(get_namespace(args), args.group, label=args.label) as head:
+        base = str(head.base)
+        return str(head.seal(strict=args.strict, progress=make_progress(quiet=False))), base
 
 
 def discard(args: "argparse.Namespace") -> None:

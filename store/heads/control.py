@@ -86,6 +86,17 @@ class Control:
             connection.sendall(json.dumps(reply).encode() + b"\n")
 
 
+def is_served(directory: str) -> bool:
+    """Whether a process answers for the head in `directory`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            with _address(directory) as address:
+                connection.connect(address)
+        except OSError:
+            return False
+        return True
+
+
 def ask(directory: str, command: str, **fields: object) -> dict[str, Any]:
     """What the process that has a head open answers; waits as long as that takes.
 

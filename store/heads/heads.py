@@ -105,7 +105,11 @@ class Heads:
             NotFound: the base is gone. KeyRequired, WrongKey.
         """
         path = self.path(namespace, group, label)
-        lock = self._lock(path)
+        try:
+            lock = self._lock(path)
+        except Locked as error:
+            what = f"the clone {label} of {group}" if label else f"the head of {group}"
+            raise Locked(f"{what} is in use by {_who(error)}") from error
         try:
             description = Description.read(path)
             if description is None:
@@ -271,8 +275,12 @@ class Heads:
         try:
             self._lock(path).release()
         except Locked as error:
-            return str(error).rpartition(" by ")[2]
+            return _who(error)
         return None
+
+
+def _who(error: Locked) -> str:
+    return str(error).rpartition(" by ")[2]
 
 
 __all__ = ["DEFAULT_BUDGET", "NEWEST", "Heads", "StoreError"]
