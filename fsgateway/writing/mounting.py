@@ -15,6 +15,7 @@ from store.heads.heads import DEFAULT_BUDGET, Heads
 if TYPE_CHECKING:
     from fsgateway._fuse_extra import Request
 
+FUSE_CAP_ATOMIC_O_TRUNC = 1 << 3
 FUSE_CAP_DONT_MASK = 1 << 6
 FUSE_CAP_HANDLE_KILLPRIV = 1 << 20
 
@@ -25,8 +26,10 @@ def open_heads(options: MountOptions, view: View) -> OpenHeads:
     Raises:
         BackendError: our C module for libfuse is missing.   InvalidName: seal=.
     """
-    # The umask is ours to apply (a default ACL goes before it); setuid bits are the kernel's.
-    if not extra_handlers.set_capabilities(FUSE_CAP_DONT_MASK, FUSE_CAP_HANDLE_KILLPRIV):
+    # The umask is ours to apply (a default ACL goes before it); setuid bits are the kernel's, also
+    # when O_TRUNC takes them away.
+    refused = FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_ATOMIC_O_TRUNC
+    if not extra_handlers.set_capabilities(FUSE_CAP_DONT_MASK, refused):
         raise BackendError(
             "mount option rw: fsgateway._fuse_extra is missing; install gcc, python3-dev and "
             "libfuse3-dev, then vaultway again"

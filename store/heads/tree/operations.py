@@ -422,6 +422,8 @@ class HeadTree:
     def _check_xattr(self, inode: Inode, name: bytes, value: bytes, flags: int) -> None:
         if not name.startswith((b"user.", b"trusted.")) and name not in OTHER_XATTRS:
             fail(errno.EOPNOTSUPP)  # a snapshot has no room for it
+        if name in (b"user.", b"trusted."):
+            fail(errno.EINVAL)
         if not name or len(name) > MAX_XATTR_NAME:
             fail(errno.ERANGE)
         if len(value) > MAX_XATTR_VALUE:
@@ -451,6 +453,8 @@ class HeadTree:
         with self._changing():
             inode = self.table.get(number)
             if name not in inode.xattrs:
+                if name in (ACCESS_ACL, DEFAULT_ACL):
+                    return  # without one the mode is the ACL
                 fail(errno.ENODATA)
             self.table.change(inode)
             del inode.xattrs[name]
