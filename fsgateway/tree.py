@@ -30,6 +30,8 @@ from store.names import (
 )
 
 DIRECTORY = stat.S_IFDIR | 0o555
+# Where the mount's owner makes groups, if it is writable.
+OWN_DIRECTORY = stat.S_IFDIR | 0o755
 # Disks and configurations are secrets: for the mount's owner and group, and nobody else.
 PRIVATE_FILE = stat.S_IFREG | 0o440
 LINK = stat.S_IFLNK | 0o777
@@ -114,7 +116,8 @@ class TypeNode(Directory):
     kind: str
 
     def facts(self) -> Facts:
-        return Facts(DIRECTORY, mtime_ns=self.view.started_ns, timeout_s=CHANGING_S)
+        mode = DIRECTORY if self.view.writable is None else OWN_DIRECTORY
+        return Facts(mode, mtime_ns=self.view.started_ns, timeout_s=CHANGING_S)
 
     def children(self) -> Iterable[Node]:
         groups = set(self.view.groups(self.namespace))

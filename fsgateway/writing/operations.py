@@ -359,7 +359,8 @@ class WritableOperations(VaultwayOperations):
         if not is_in_head(parent_inode_new):
             raise FUSEError(errno.EXDEV)
         new = self._same_tree(parent_inode_new, parent_inode_old)
-        await self._run(tree, tree.rename, old, name_old, new, name_new, flags)
+        owner = {"uid": ctx.uid, "gid": ctx.gid}
+        await self._run(tree, tree.rename, old, name_old, new, name_new, flags, **owner)
 
     # ----- extended attributes
 

@@ -10,7 +10,7 @@ from store.progress import SILENT, Progress
 
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 """Linux' numbers, for `Tree.fallocate`."""
-RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
+RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 """Linux' numbers, for `Tree.rename`."""
 
 P = ParamSpec("P")
@@ -144,9 +144,20 @@ class Tree(Protocol):
         """Raises ENOTDIR, ENOTEMPTY."""
 
     def rename(
-        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
+        self,
+        parent: int,
+        name: bytes,
+        new_parent: int,
+        new_name: bytes,
+        flags: int = 0,
+        *,
+        uid: int = 0,
+        gid: int = 0,
     ) -> None:
-        """Raises EINVAL (into itself, unknown flags), EEXIST, ENOTEMPTY, EISDIR, ENOTDIR."""
+        """`uid` and `gid` are a whiteout's.
+
+        Raises EINVAL (into itself, unknown flags), EEXIST, ENOTEMPTY, EISDIR, ENOTDIR.
+        """
 
     # Attributes
 

@@ -8,7 +8,7 @@ from tests.posix.cases import USERS, run_cases
 
 
 def main() -> None:
-    """`python -m tests.posix DIRECTORY calls|pairs USER`, or `stories`."""
+    """`python -m tests.posix DIRECTORY calls|pairs USER STEP`, or `stories`."""
     directory, part, *rest = sys.argv[1:]
     os.umask(0o022)
     if part == "stories":
@@ -17,9 +17,10 @@ def main() -> None:
         results = run_stories(os.fsencode(directory))
     else:
         assert rest[0] in USERS
-        results = run_cases(os.fsencode(directory), rest[0], pairs=part == "pairs")
+        pairs, step = part == "pairs", int(rest[1])
+        results = run_cases(os.fsencode(directory), rest[0], pairs=pairs, step=step)
     for name, result in results:
-        print(json.dumps([name, result]))
+        print(json.dumps([name, result], default=str), flush=True)
 
 
 main()

@@ -12,6 +12,7 @@ from store.format.buffer import Buffer
 from store.heads.base import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
+    RENAME_WHITEOUT,
     DirectoryEntry,
     FileSystemStatus,
     WouldWait,
@@ -32,6 +33,13 @@ MAX_TARGET = 4095
 MAX_LINKS = 1 << 16
 MAX_XATTR_NAME, MAX_XATTR_VALUE, MAX_XATTRS = 255, 65536, 1 << 20
 PAGE = 128
+RENAME_FLAGS = {
+    0,
+    RENAME_NOREPLACE,
+    RENAME_EXCHANGE,
+    RENAME_WHITEOUT,
+    RENAME_NOREPLACE | RENAME_WHITEOUT,
+}
 OTHER_XATTRS = (CAPABILITY, b"security.NTACL", ACCESS_ACL, DEFAULT_ACL)
 
 
@@ -209,10 +217,18 @@ class HeadTree:
             self._drop_directory(inode)
 
     def rename(
-        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
+        self,
+        parent: int,
+        name: bytes,
+        new_parent: int,
+        new_name: bytes,
+        flags: int = 0,
+        *,
+        uid: int = 0,
+        gid: int = 0,
     ) -> None:
         with self._changing():
-            if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
+            if flags not in RENAME_FLAGS:
                 fail(errno.EINVAL)
             old, inode = self._found(parent, name)
             new = self._directory(new_parent)
@@ -222,7 +238,7 @@ class HeadTree:
             if flags == RENAME_EXCHANGE:
                 self._exchange(old, name, inode, new, new_name, number)
                 return
-            if number and flags == RENAME_NOREPLACE:
+            if number and flags & RENAME_NOREPLACE:
                 fail(errno.EEXIST)
             if number == inode.number:
                 return
@@ -231,6 +247,8 @@ class HeadTree:
             self._leave(old, name)
             self._arrive(inode, old, new)
             self._enter(new, new_name, inode)
+            if flags & RENAME_WHITEOUT:
+                self._enter(old, name, self.table.new(stat.S_IFCHR, uid, gid, time.time_ns()))
 
     def _exchange(
         self, old: Inode, name: bytes, inode: Inode, new: Inode, new_name: bytes, number: int
