@@ -22,6 +22,8 @@ enum { LSEEK, FALLOCATE, KINDS };
 static const char *const kinds[KINDS] = {"lseek", "fallocate"};
 static PyObject *handlers[KINDS];
 static unsigned sessions; /* that got our table: 0 means pyfuse3 was loaded first */
+static unsigned wanted, refused; /* capabilities (FUSE_CAP_*) beyond what pyfuse3 chooses */
+static void (*given_init)(void *userdata, struct fuse_conn_info *conn);
 
 /* ----- one request */
 
@@ -127,6 +129,13 @@ static void on_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset,
     PyGILState_Release(gil);
 }
 
+static void on_init(void *userdata, struct fuse_conn_info *conn)
+{
+    if (given_init)
+        given_init(userdata, conn);
+    conn->want = (conn->want & ~refused) | (wanted & conn->capable);
+}
+
 /* ----- what pyfuse3 calls in libfuse's place */
 
 typedef union {
@@ -145,6 +154,10 @@ static size_t fill_in(Table *table, const struct fuse_lowlevel_ops *given, size_
         table->ops.lseek = on_lseek;
     if (handlers[FALLOCATE] && !table->ops.fallocate)
         table->ops.fallocate = on_fallocate;
+    if (wanted || refused) {
+        given_init = table->ops.init;
+        table->ops.init = on_init;
+    }
     sessions++;
     return size > sizeof table->ops ? size : sizeof table->ops;
 }
@@ -197,6 +210,11 @@ static PyObject *set_handler(PyObject *module, PyObject *args)
     return PyErr_Format(PyExc_ValueError, "no handler %s", name);
 }
 
+static PyObject *set_capabilities(PyObject *module, PyObject *args)
+{
+    return PyArg_ParseTuple(args, "II:set_capabilities", &wanted, &refused) ? Py_NewRef(Py_None) : NULL;
+}
+
 static PyObject *session_count(PyObject *module, PyObject *unused)
 {
     return PyLong_FromUnsignedLong(sessions);
@@ -204,6 +222,7 @@ static PyObject *session_count(PyObject *module, PyObject *unused)
 
 static PyMethodDef methods[] = {
     {"set_handler", set_handler, METH_VARARGS, "set_handler(name, callable): for the sessions begun afterwards."},
+    {"set_capabilities", set_capabilities, METH_VARARGS, "set_capabilities(wanted, refused): FUSE_CAP_*, likewise."},
     {"session_count", session_count, METH_NOARGS, "How many sessions got the handlers."},
     {NULL, NULL, 0, NULL},
 };

@@ -23,9 +23,9 @@ T = TypeVar("T")
 class HandleTable(Generic[T]):
     """Open files or directories by number. Numbers are not used twice while the mount lives."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 1) -> None:
         self._open: dict[int, T] = {}
-        self._next = 1
+        self._next = first
         # The handlers' short way: one call, KeyError for what is not open.
         self.get = self._open.__getitem__
 

@@ -27,6 +27,9 @@ from fsgateway.tree import NamespaceNode
 from fsgateway.view import View
 from fsgateway.views import show_views
 from fsgateway.waiting import Activity, short_waits
+from fsgateway.writing.mounting import add_handlers, open_heads
+from fsgateway.writing.open_heads import OpenHeads
+from fsgateway.writing.operations import WritableOperations
 from store.backends.base import Backend
 from store.datastore.chunk_cache import reads_at_once
 from store.datastore.datastore import Datastore
@@ -92,45 +95,58 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
     disks = Disks(DiskOptions(request.disk_keys, use_machine=request.options.micro_vm))
     view = View(datastore, request.key, datastore.memory_bytes, disks=disks)
     reader = Reader(bridge, loader)
-    operations = _operations(request, view, bridge, reader)
-    extra_handlers.set_handler("lseek", Seeker(reader.files, bridge, loader).lseek)
+    seeker = Seeker(reader.files, bridge, loader)
+    show_views(view, versions=request.options.versions, shadow_copy=request.options.shadow_copy)
+    heads = open_heads(request.options, view) if request.options.writable else None
+    operations = _operations(request, view, bridge, reader, heads)
+    extra_handlers.set_handler("lseek", seeker.lseek)
+    if isinstance(operations, WritableOperations):
+        add_handlers(operations, seeker)
     with _libfuse_errors(request.mountpoint):
         options = request.options.for_fuse(request.repository)
         pyfuse3.init(operations, str(request.mountpoint), options)
     try:
         with short_waits(activity):
-            trio.run(_run, request.mountpoint, loader, backend, on_ready)
+            trio.run(_run, request.mountpoint, loader, backend, on_ready, operations)
     finally:
         pyfuse3.close(unmount=True)
+        if heads is not None:
+            heads.close()
         view.close()
     log.info("unmounted %s", request.mountpoint)
 
 
 def _operations(
-    request: MountRequest, view: View, bridge: Bridge, reader: Reader
+    request: MountRequest, view: View, bridge: Bridge, reader: Reader, heads: OpenHeads | None
 ) -> VaultwayOperations:
     options = request.options
-    show_views(view, versions=options.versions, shadow_copy=options.shadow_copy)
     presentation = Presentation(os.geteuid(), os.getegid(), options.uid, options.gid, options.umask)
+    root = NamespaceNode(view, (), request.namespace)
+    if heads is not None:
+        return WritableOperations(view, root, presentation, bridge, reader, heads)
     return VaultwayOperations(
-        view,
-        NamespaceNode(view, (), request.namespace),
-        presentation,
-        bridge,
-        reader,
-        enforce_acls=options.enforces_permissions,
+        view, root, presentation, bridge, reader, enforce_acls=options.enforces_permissions
     )
 
 
 async def _run(
-    mountpoint: Path, loader: Loader, backend: Backend, on_ready: Callable[[], None]
+    mountpoint: Path,
+    loader: Loader,
+    backend: Backend,
+    on_ready: Callable[[], None],
+    operations: VaultwayOperations,
 ) -> None:
     async with trio.open_nursery() as nursery:
         loader.start_soon = nursery.start_soon
+        if isinstance(operations, WritableOperations):
+            operations.start_soon = nursery.start_soon
+            nursery.start_soon(operations.seal_idle_heads)
         nursery.start_soon(_stop_on_signals, mountpoint, backend)
         nursery.start_soon(_announce, mountpoint, on_ready)
         await pyfuse3.main()
         loader.start_soon = None
+        if isinstance(operations, WritableOperations):
+            operations.start_soon = None
         nursery.cancel_scope.cancel()
 
 
