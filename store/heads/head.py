@@ -383,13 +383,16 @@ class OpenHead:
         """Open a snapshot as its base is."""
         return SnapshotReader(self.datastore, self.namespace, snapshot, self.key, self.cache)
 
-    def adopt_reader(self, reader: SnapshotReader, snapshot: Snapshot) -> None:
-        """Stand on another snapshot, which is locked from now on instead of the one before."""
+    def hold_snapshot(self, snapshot: Snapshot) -> ExitStack:
+        """Keep a snapshot from being removed, until the stack is closed."""
         with ExitStack() as stack:
             stack.enter_context(self.datastore.lock_snapshot_shared(self.namespace, snapshot))
-            self._held.close()
-            self._held = stack.pop_all()
-        self._reader = reader
+            return stack.pop_all()
+
+    def adopt_reader(self, reader: SnapshotReader, held: ExitStack) -> None:
+        """Stand on another snapshot, which is held instead of the one before."""
+        self._held.close()
+        self._reader, self._held = reader, held
 
     def seal(self, *, strict: bool = False, progress: Progress = SILENT) -> Snapshot:
         from store.heads.sealing import seal_head  # it stands on this module
