@@ -34,6 +34,8 @@ from store.names import BackupGroup, Namespace, Snapshot
 
 log = logging.getLogger(__name__)
 
+PATIENCE_S = 0.2
+"""For who lists heads just now, and looks whether somebody has them."""
 DEFAULT_BUDGET = 16 << 30
 CACHE_BYTES = 64 << 20
 NEWEST: Literal["newest"] = "newest"
@@ -148,7 +150,7 @@ class Heads:
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             return self._locks.lock(
-                os.path.basename(path), exclusive=True, deadline=time.monotonic()
+                os.path.basename(path), exclusive=True, deadline=time.monotonic() + PATIENCE_S
             )
         except OSError as error:
             raise storage_error(error, str(self.directory)) from error
