@@ -108,6 +108,19 @@ class OpenHead:
                     self._add_archive(name, on_base=True)
         rows.execute("COMMIT")
 
+    def forget_numbers(self) -> None:
+        """Let inodes have the numbers of the base as it is: nobody knows those of before."""
+        rows = self.journal.rows
+        if not rows.fetch("SELECT 1 FROM alias LIMIT 1") or rows.fetch(
+            "SELECT 1 FROM inode LIMIT 1"
+        ):
+            return
+        rows.execute("BEGIN IMMEDIATE")
+        rows.execute("DELETE FROM alias")
+        rows.execute("DELETE FROM meta WHERE key LIKE 'runs %'")
+        rows.execute("UPDATE archive SET next = 0")
+        rows.execute("COMMIT")
+
     def _open_reader(self, snapshot: Snapshot) -> SnapshotReader:
         """The snapshot below, which nobody removes while the head is open."""
         self._held.close()

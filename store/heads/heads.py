@@ -209,6 +209,7 @@ class Heads:
         newest = found[-1] if found else None
         base = head.base
         if base == newest or (base is not None and newest is None):
+            head.forget_numbers()
             return
         head.stand_on(newest)
 
