@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from store.backends.base import storage_error
 from store.backends.local_locks import HeldLocks
@@ -15,6 +15,7 @@ from store.backends.lock_files import HeldLockFile, LockFiles
 from store.datastore.archives import ChunkCache
 from store.datastore.chunk_cache import cache_over
 from store.datastore.datastore import Datastore
+from store.datastore.snapshots import SyncLevel
 from store.errors import AlreadyExists, InvalidName, Locked, NotFound, StoreError
 from store.format.crypt import CryptConfig
 from store.format.manifest import CryptMode
@@ -31,8 +32,15 @@ from store.heads.protection import Protection
 from store.heads.segments import SEGMENT_HEADER
 from store.names import BackupGroup, Namespace, Snapshot
 
+if TYPE_CHECKING:
+    from store.heads import base
+    from store.heads.image import HeadImage
+    from store.heads.tree import HeadTree
+
 log = logging.getLogger(__name__)
 
+PATIENCE_S = 0.2
+"""For who lists heads just now, and looks whether somebody has them."""
 DEFAULT_BUDGET = 16 << 30
 CACHE_BYTES = 64 << 20
 NEWEST: Literal["newest"] = "newest"
@@ -52,6 +60,7 @@ class Heads:
         cache: ChunkCache | None = None,
         budget_bytes: int = DEFAULT_BUDGET,
         seal_when_full: bool = True,
+        sync_level: SyncLevel = SyncLevel.FILESYSTEM,
     ) -> None:
         """Heads that are made, and snapshots that are sealed, are protected as said here.
 
@@ -64,6 +73,7 @@ class Heads:
             budget_bytes: of each head's journal.
             seal_when_full: who writes past the budget waits until the head is sealed; else for a
                 minute for somebody to seal it, and then has no space.
+            sync_level: how durable a sealed snapshot is.
         """
         self.datastore = datastore
         self.directory = Path(default_directory() if directory is None else directory)
@@ -73,6 +83,7 @@ class Heads:
             raise InvalidName(f"crypt mode {self.crypt_mode} and the key do not go together")
         self.cache = cache_over(datastore.backend, CACHE_BYTES) if cache is None else cache
         self.budget_bytes, self.seal_when_full = budget_bytes, seal_when_full
+        self.sync_level = sync_level
         self._locks = LockFiles(str(self.directory), None)
 
     def path(self, namespace: Namespace, group: BackupGroup, label: str = "") -> str:
@@ -148,7 +159,7 @@ class Heads:
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             return self._locks.lock(
-                os.path.basename(path), exclusive=True, deadline=time.monotonic()
+                os.path.basename(path), exclusive=True, deadline=time.monotonic() + PATIENCE_S
             )
         except OSError as error:
             raise storage_error(error, str(self.directory)) from error
@@ -195,6 +206,7 @@ class Heads:
             self.cache,
             self.budget_bytes,
             seal_when_full=self.seal_when_full,
+            sync_level=self.sync_level,
             create=create,
         )
 
@@ -206,6 +218,7 @@ class Heads:
         newest = found[-1] if found else None
         base = head.base
         if base == newest or (base is not None and newest is None):
+            head.forget_numbers()
             return
         head.stand_on(newest)
 
@@ -281,6 +294,15 @@ class Heads:
 
 def _who(error: Locked) -> str:
     return str(error).rpartition(" by ")[2]
+
+
+if TYPE_CHECKING:
+
+    def _fits(
+        head: OpenHead, tree: HeadTree, image: HeadImage
+    ) -> "tuple[base.Head, base.Tree, base.Image]":
+        """What the gateways are promised is what they get."""
+        return head, tree, image
 
 
 __all__ = ["DEFAULT_BUDGET", "NEWEST", "Heads", "StoreError"]

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from store.datastore.datastore import Datastore
+from store.datastore.snapshots import SyncLevel
 from store.errors import Locked, NotFound, OutOfSpace, WrongKey
 from store.format.crypt import CryptConfig
-from store.heads import Heads, WouldWait
+from store.heads import Heads, WouldWait, journal
 from store.heads.head import OpenHead
 from tests.fakes.datastores import GROUP, ROOT
 from tests.unit.store.heads.conftest import KEY
@@ -42,7 +43,7 @@ def test_a_stale_writer_fences_itself(head: OpenHead, heads: Heads) -> None:
 
 
 def test_nothing_plain_is_on_the_disk(datastore: Datastore, heads: Heads, tmp_path: Path) -> None:
-    secret = Heads(datastore, heads.directory, key=KEY)
+    secret = Heads(datastore, heads.directory, key=KEY, sync_level=SyncLevel.NONE)
     with secret.open(ROOT, GROUP) as head:
         tree = head.create_tree("root.pxar")
         number = tree.create(tree.root, NAME, 0o644, 0, 0).number
@@ -69,12 +70,37 @@ def _check_nothing(place: Path) -> None:
         assert NAME not in raw, path
 
 
+def test_no_nonce_comes_twice(datastore: Datastore, heads: Heads) -> None:
+    """Neither in a segment nor after a crash; and no two segments have one key."""
+    secret = Heads(datastore, heads.directory, key=KEY, sync_level=SyncLevel.NONE)
+    for number in range(3):
+        head = secret.open(ROOT, GROUP)
+        if not number:
+            head.create_image("disk.img", 1 << 20)
+        for block in range(50):
+            head.image("disk.img").write((number * 50 + block) * 4096, PATTERN)
+        head.image("disk.img").flush()
+        head.abandon()
+    salts, nonces = [], []
+    for path in sorted(heads.directory.rglob("*.seg")):
+        raw = path.read_bytes()
+        salts.append(raw[32:48])
+        position = 64
+        while position < len(raw):
+            nonces.append(raw[position + 36 : position + 48])
+            position += 64 + int.from_bytes(raw[position + 8 : position + 12], "little")
+    assert len(salts) == len(set(salts)) == 3
+    assert len(nonces) == len(set(nonces)) == 150
+
+
 def test_another_key(datastore: Datastore, heads: Heads) -> None:
-    Heads(datastore, heads.directory, key=KEY).open(ROOT, GROUP).close()
+    Heads(datastore, heads.directory, key=KEY, sync_level=SyncLevel.NONE).open(ROOT, GROUP).close()
     other = Heads(datastore, heads.directory, key=CryptConfig(bytes(32)))
     with pytest.raises(WrongKey, match="needs the key"):
         other.open(ROOT, GROUP)
-    Heads(datastore, heads.directory, key=KEY).open(ROOT, GROUP).close()  # its lock was given back
+    Heads(datastore, heads.directory, key=KEY, sync_level=SyncLevel.NONE).open(
+        ROOT, GROUP
+    ).close()  # its lock was given back
 
 
 def test_discard(datastore: Datastore, heads: Heads) -> None:
@@ -132,6 +158,26 @@ def test_a_disk_that_is_full(head: OpenHead, monkeypatch: pytest.MonkeyPatch) ->
     assert tree.getattr(file).size == 0
     tree.write(file, 0, b"y" * 1000)
     assert tree.read(file, 0, 2000) == b"y" * 1000
+
+
+def test_what_frees_room_goes_on_when_the_disk_is_full(
+    head: OpenHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = head.create_tree("root.pxar")
+    for name in (b"a", b"b"):
+        tree.write(tree.create(tree.root, name, 0o644, 0, 0).number, 0, bytes(1000))
+    space = os.statvfs(head.directory)
+    full = os.statvfs_result((*space[:4], 100, *space[5:]))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda _: full)
+        head.journal._unlooked = journal.LOOK_AT_SPACE
+        with pytest.raises(OutOfSpace):
+            tree.mkdir(tree.root, b"d", 0o755, 0, 0)
+        tree.unlink(tree.root, b"a")
+        tree.setattr(tree.lookup(tree.root, b"b").number, size=10)
+        tree.sync()
+    tree.mkdir(tree.root, b"d", 0o755, 0, 0)
+    assert {entry.name for entry in tree.iterate(tree.root)} == {b"b", b"d"}
 
 
 def test_what_nobody_has_open_is_gone_after_a_crash(heads: Heads) -> None:
