@@ -16,7 +16,7 @@ from tests.fakes.datastores import bare_backend
 @pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
     nbdkit = ModuleType("nbdkit")
-    vars(nbdkit).update(EXTENT_HOLE=1, EXTENT_ZERO=2)
+    vars(nbdkit).update(EXTENT_HOLE=1, EXTENT_ZERO=2, FLAG_FUA=2, FUA_NONE=0, FUA_NATIVE=2)
     monkeypatch.setitem(sys.modules, "nbdkit", nbdkit)
     monkeypatch.delitem(sys.modules, "blockgw.plugin", raising=False)
     yield importlib.import_module("blockgw.plugin")
