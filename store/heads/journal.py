@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from store.backends.base import storage_error
-from store.errors import OutOfSpace, StoreError
+from store.errors import BackendError, OutOfSpace, StoreError
 from store.heads.base import WouldWait
 from store.heads.database import Rows
 from store.heads.protection import Protection
@@ -197,11 +197,9 @@ class Journal:
             try:
                 target = self.changes
                 unused = self._flush(everything=everything)
-            except StoreError as error:
-                self._fail(error)
-                raise
-            except BaseException:
+            except BaseException as error:
                 self.rows.lock.release()
+                self.give_up(error)
                 raise
         try:
             self.segments.sync()
@@ -209,17 +207,21 @@ class Journal:
             self.rows.execute("COMMIT")
             self._in_transaction = False
             self.durable = max(self.durable, target)
-        except StoreError as error:
-            self._failed = error
+        except BaseException as error:
+            self.give_up(error)
             raise
         finally:
             self.rows.lock.release()
         self.segments.drop(unused)
 
-    def _fail(self, error: StoreError) -> None:
-        """Rows in memory are ahead of the database for good: nothing may be acknowledged."""
+    def give_up(self, error: BaseException) -> None:
+        """Rows were written in part: nothing may be committed any more, nor acknowledged.
+
+        Who opens the head again finds it as it was committed last.
+        """
+        if not isinstance(error, StoreError):
+            error = BackendError(f"{self._directory}: {type(error).__name__}: {error}")
         self._failed = error
-        self.rows.lock.release()
 
     def _flush(self, *, everything: bool) -> list[int]:
         """Write all rows. The segments that nothing refers to once that is durable."""
@@ -253,8 +255,8 @@ class Journal:
             self.begin()
             for member in self.members:
                 member.flush_if_due()
-        except StoreError as error:
-            self._failed = error
+        except BaseException as error:
+            self.give_up(error)
             raise
         finally:
             self.rows.lock.release()

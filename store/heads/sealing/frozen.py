@@ -127,6 +127,22 @@ class FrozenTree:
         entry = inode.entry or self.base.entry(inode.base)
         return entry if inode.size == inode.kept == entry.size else None
 
+    def payload_of(self, inode: Inode) -> int:
+        """Where the base's payload stream has a file's item."""
+        assert self.base is not None
+        inode.entry = inode.entry or self.base.entry(inode.base)
+        return inode.entry.payload_offset
+
+    def kept_ranges(self, inode: Inode) -> Iterator[tuple[int, int]]:
+        """Where a file is still as the base has it."""
+        if inode.content is None:
+            yield 0, inode.kept
+            return
+        for piece in inode.content.pieces(0, inode.size, self.rows):
+            kept = min(piece.end, inode.kept)
+            if not piece.segment and piece.record != ZERO and piece.start < kept:
+                yield piece.start, kept
+
     def read(self, inode: Inode, offset: int, size: int) -> bytes:
         """Bytes of a file, within its size."""
         end = offset + size

@@ -36,7 +36,18 @@ class Sealed:
 
 
 def rebase(head: OpenHead, sealed: Sealed, reader: SnapshotReader) -> None:
-    """Let the head stand on the snapshot. Durable when it returns."""
+    """Let the head stand on the snapshot; durable with the next commit.
+
+    An error leaves the head of no use until it is opened again, as it was before the seal.
+    """
+    try:
+        _rebase(head, sealed, reader)
+    except BaseException as error:
+        head.journal.give_up(error)
+        raise
+
+
+def _rebase(head: OpenHead, sealed: Sealed, reader: SnapshotReader) -> None:
     journal = head.journal
     with journal.lock, journal.rows.lock:
         journal.begin()

@@ -139,7 +139,8 @@ class _Seal:
         tree = FrozenTree(number, rows, table.journal, base, table.numbers)
 
         def fill(archive: SplitArchive) -> None:
-            sealer = TreeSealer(tree, archive, self._progress)
+            touch = self._session.chunks.touch
+            sealer = TreeSealer(tree, archive, self._progress, previous, touch, table.fresh)
             sealer.walk()
             sealed.places[number] = sealer.places
 
@@ -150,6 +151,7 @@ class _Seal:
             chunk_size=DEFAULT_CHUNK_SIZE,
             previous=previous,
             payload_growth=DEFAULT_PAYLOAD_GROWTH,
+            any_order=True,
         )
 
     def _may_name(self, reader: SnapshotReader, name: str) -> bool:

@@ -3,20 +3,24 @@
 import heapq
 import stat
 from array import array
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from store.format.pxar.items import MAX_TARGET_LENGTH
+from store.format.chunker import KnownChunks
+from store.format.dynamic_index import DynamicIndex
+from store.format.pxar.items import HEADER_SIZE, MAX_TARGET_LENGTH
 from store.heads.sealing.frozen import FrozenTree
 from store.heads.tree.below import OWN, ROOT
 from store.heads.tree.inodes import Inode
+from store.names import Digest
 from store.operations.backup.archive import SplitArchive
 from store.operations.backup.content import READ_SIZE, Stream
 from store.operations.backup.links import LinkTable
 from store.progress import Progress
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+PATCHED = 8 << 20
+"""Smaller files that changed are read whole."""
 
 Run = tuple[int, int, int]
 
@@ -85,7 +89,22 @@ class Places:
 class TreeSealer:
     """One walk over a frozen tree. Deep trees cost a stack entry a level."""
 
-    def __init__(self, tree: FrozenTree, archive: SplitArchive, progress: Progress) -> None:
+    def __init__(
+        self,
+        tree: FrozenTree,
+        archive: SplitArchive,
+        progress: Progress,
+        previous: DynamicIndex | None,
+        touch: Callable[[Digest], bool],
+        fresh: Callable[[], int],
+    ) -> None:
+        """`previous`: the base's payload, whose chunks may be named again if `touch` finds them.
+
+        `fresh` gives a number to what becomes an inode of its own.
+        """
+        self._fresh = fresh
+        self._placed: set[int] = set()
+        self._previous, self._touch = previous, touch
         self.places = Places()
         self._tree, self._archive, self._progress = tree, archive, progress
         self._links = LinkTable()
@@ -124,21 +143,27 @@ class TreeSealer:
                 self._leaf(name, inode)
 
     def _leaf(self, name: bytes, inode: Inode) -> None:
-        facts = _facts(inode)
+        facts, number = _facts(inode), inode.number
         if inode.is_file and inode.nlink > 1:
             known = self._links.find(facts)
             if known is not None and len(known[1]) <= MAX_TARGET_LENGTH:
                 self._archive.hardlink(name, *known)
                 self.places.link_targets.append(known[0])
                 return
+            if known is not None:
+                number = self._fresh()
+        elif inode.nlink > 1:  # a symlink or the like: the format has no links to those
+            if number in self._placed:
+                number = self._fresh()
+            self._placed.add(inode.number)
         if inode.is_file:
             self._file(name, inode, facts)
         elif stat.S_ISLNK(inode.mode):
             self._archive.symlink(name, _metadata(inode), inode.target)
         else:
             self._archive.special(name, _metadata(inode), facts)
-        self.places.add(inode.number, self._archive.last_offset)
-        if inode.is_file and inode.nlink > 1:
+        self.places.add(number, self._archive.last_offset)
+        if inode.is_file and inode.nlink > 1 and number == inode.number:
             self._links.add(facts, self._archive.last_offset, self._path + name)
 
     def _file(self, name: bytes, inode: Inode, facts: Facts) -> None:
@@ -146,18 +171,52 @@ class TreeSealer:
         old = self._tree.has_base_content(inode)
         if old is not None:
             self._archive.kept(name, _metadata(inode), old, copy)
+        elif inode.size >= PATCHED and inode.kept and self._previous is not None:
+            parts = self._patches(inode, self._previous)
+            self._archive.patched(name, _metadata(inode), inode.size, parts)
         else:
             self._archive.file(name, _metadata(inode), facts, None, copy)
         self._progress.advance(inode.size)
 
-    def _copy(self, inode: Inode, stream: Stream) -> None:
+    def _patches(
+        self, inode: Inode, previous: DynamicIndex
+    ) -> Iterator[Callable[[Stream], None] | KnownChunks]:
+        """A large file that changed in part: the old payload's chunks where all of one is left."""
         done = 0
-        while done < inode.size:
-            view = stream.reserve(min(READ_SIZE, inode.size - done))
+        shift = self._tree.payload_of(inode) + HEADER_SIZE
+        for start, end in self._tree.kept_ranges(inode):
+            for chunk, low, high in _whole_chunks(previous, start + shift, end + shift):
+                if not self._touch(chunk):
+                    continue
+                if done < low - shift:
+                    yield partial(self._copy, inode, start=done, end=low - shift)
+                yield [(chunk, high - low)]
+                done = high - shift
+        if done < inode.size:
+            yield partial(self._copy, inode, start=done)
+
+    def _copy(
+        self, inode: Inode, stream: Stream, *, start: int = 0, end: int | None = None
+    ) -> None:
+        end = inode.size if end is None else end
+        while start < end:
+            view = stream.reserve(min(READ_SIZE, end - start))
             size = len(view)
-            view[:] = self._tree.read(inode, done, size)
+            view[:] = self._tree.read(inode, start, size)
             stream.commit(size)
-            done += size
+            start += size
+
+
+def _whole_chunks(index: DynamicIndex, start: int, end: int) -> Iterator[tuple[Digest, int, int]]:
+    """The chunks that lie between two offsets of a stream: digest, start, end."""
+    position = index.position(start)
+    while position < len(index):
+        low, high = index.range(position)
+        if high > end:
+            return
+        if low >= start:
+            yield index.digest(position), low, high
+        position += 1
 
 
 def _metadata(inode: Inode) -> bytes:

@@ -163,10 +163,15 @@ class Table:
         self._keep(inode)
         self.fill(inode)
 
+    def fresh(self) -> int:
+        """A number that no inode has."""
+        with self.journal.lock:
+            self.next += 1
+            return self.next - 1
+
     def new(self, mode: int, uid: int, gid: int, now: int) -> Inode:
         """A new inode, without a name yet."""
-        inode = Inode(self.next, mode, uid, gid, now)
-        self.next += 1
+        inode = Inode(self.fresh(), mode, uid, gid, now)
         self.change(inode)
         self._keep(inode)
         return inode

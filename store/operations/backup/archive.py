@@ -7,12 +7,12 @@ re-use of earlier chunks.
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from store.format.buffer import Buffer
 from store.format.catalog import CatalogWriter
-from store.format.chunker import ChunkStream, PayloadStream
+from store.format.chunker import ChunkStream, KnownChunks, PayloadStream
 from store.format.pxar.encoder import Encoder
 from store.format.pxar.entries import Entry
 from store.format.pxar.items import HEADER, HEADER_SIZE, PAYLOAD_START, PAYLOAD_TAIL, PXAR_PAYLOAD
@@ -215,6 +215,23 @@ class SplitArchive:
             if old.size:
                 copy(self._payload)
         self._items.write(self._encoder.file_ref(name, metadata, offset, old.size))
+        return self._encoder.last_offset
+
+    def patched(
+        self, name: bytes, metadata: bytes, size: int, parts: Iterable[Copy | KnownChunks]
+    ) -> int:
+        """Append a regular file of parts: bytes to copy, and payload chunks there are already.
+
+        Together they have `size` bytes. The chunks have been touched. Returns as `file`.
+        """
+        offset = self._begin_payload(size)
+        for part in parts:
+            if callable(part):
+                part(self._payload)
+            else:
+                self._payload.inject(part)
+                self.reused_bytes += sum(chunk_size for _, chunk_size in part)
+        self._items.write(self._encoder.file_ref(name, metadata, offset, size))
         return self._encoder.last_offset
 
     def unchanged(self, names: list[bytes], run: UnchangedFiles) -> int:

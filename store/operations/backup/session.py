@@ -64,6 +64,7 @@ class SnapshotSession:
         prelude: bytes | None = None,
         previous: DynamicIndex | None = None,
         payload_growth: float = 1.0,
+        any_order: bool = False,
     ) -> int:
         """Store a tree as `NAME.mpxar` and `NAME.ppxar`.
 
@@ -74,7 +75,7 @@ class SnapshotSession:
             chunk_size: the average of new chunks, bytes.
             prelude: of the metadata stream.
             previous: payload index whose chunks may be used again.
-            payload_growth: see `PayloadReuse`.
+            payload_growth, any_order: see `PayloadReuse`.
         Returns:
             Bytes of files that were used again.
         """
@@ -82,7 +83,11 @@ class SnapshotSession:
         payload_sink = IndexedSink(pool, self.index(payload_name))
         sink = IndexedSink(pool, self.index(metadata_name))
         payload = PayloadStream(payload_sink.emit, payload_sink.emit_known, chunk_size)
-        reuse = PayloadReuse(previous, payload, self.chunks, payload_growth) if previous else None
+        reuse = None
+        if previous is not None:
+            reuse = PayloadReuse(
+                previous, payload, self.chunks, payload_growth, any_order=any_order
+            )
         archive = SplitArchive(ChunkStream(sink.emit, chunk_size), payload, prelude, reuse)
         fill(archive)
         self.add(payload_name, payload_sink.close(), payload_sink.size)

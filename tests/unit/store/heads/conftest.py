@@ -12,6 +12,7 @@ from store.heads import Heads
 from store.heads.head import OpenHead
 from store.names import Snapshot
 from tests.fakes.datastores import GROUP, ROOT, local_datastore
+from tests.fakes.object_store import ObjectStore
 
 KEY = CryptConfig(bytes(range(32)))
 
@@ -30,9 +31,14 @@ def chunks(datastore: Datastore) -> dict[str, int]:
     return found
 
 
-@pytest.fixture
-def datastore(tmp_path: Path) -> Datastore:
-    return local_datastore(tmp_path / "vault")
+@pytest.fixture(params=["directory", "bucket"])
+def datastore(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Datastore:
+    if request.param == "directory":
+        return local_datastore(tmp_path / "vault")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return ObjectStore().open()
 
 
 @pytest.fixture

@@ -49,6 +49,27 @@ def test_a_change_of_metadata_stores_no_payload(head: OpenHead, datastore: Datas
     assert accessor.resolve(b"f07").metadata.uid == 1000
 
 
+def test_a_move_stores_no_payload(head: OpenHead, datastore: Datastore) -> None:
+    tree = head.create_tree("root.pxar")
+    contents = {}
+    for name in (b"a", b"b", b"c"):
+        directory = tree.mkdir(tree.root, name, 0o755, 0, 0).number
+        for i in range(20):
+            number = tree.create(directory, b"f%02d" % i, 0o644, 0, 0).number
+            contents[name, i] = os.urandom(300_000)
+            tree.write(number, 0, contents[name, i])
+    head.seal()
+    before = chunks(datastore)
+    tree.rename(tree.root, b"a", tree.root, b"z")
+    snapshot = head.seal()
+    new = {name: size for name, size in chunks(datastore).items() if name not in before}
+    assert sum(new.values()) < 2_000_000  # the files at the ends of moved chunks
+    accessor = reader(datastore, snapshot, None).open_tree("root.pxar")
+    for (name, i), content in contents.items():
+        entry = accessor.resolve((b"z" if name == b"a" else name) + b"/f%02d" % i)
+        assert accessor.read(entry, 0, 300_000) == content
+
+
 def test_a_seal_stores_in_proportion_to_the_change(head: OpenHead, datastore: Datastore) -> None:
     numbers = filled(head, 100)
     head.seal()
@@ -62,6 +83,36 @@ def test_a_seal_stores_in_proportion_to_the_change(head: OpenHead, datastore: Da
         entry = accessor.resolve(b"f%02d" % i)
         content = head.tree("root.pxar").read(numbers[i], 0, 300_000)
         assert accessor.read(entry, 0, 300_000) == content
+
+
+def test_a_large_file_that_changed_in_part(head: OpenHead, datastore: Datastore) -> None:
+    tree = head.create_tree("root.pxar")
+    number = tree.create(tree.root, b"large", 0o644, 0, 0).number
+    content = bytearray(os.urandom(64 * MIB))
+    for start in range(0, len(content), MIB):
+        tree.write(number, start, content[start : start + MIB])
+    head.seal()
+    before = chunks(datastore)
+    for offset in (30 * MIB, 63 * MIB):
+        tree.write(number, offset, b"changed")
+        content[offset : offset + 7] = b"changed"
+    tree.write(number, len(content), b"and longer")
+    content += b"and longer"
+    for _ in range(2):  # the second time over what the first one patched
+        snapshot = head.seal()
+        new = {name: size for name, size in chunks(datastore).items() if name not in before}
+        assert sum(new.values()) < 36 * MIB  # some 4 MiB for each place, at most 16
+        accessor = reader(datastore, snapshot, None).open_tree("root.pxar")
+        assert accessor.read(accessor.resolve(b"large"), 0, 65 * MIB) == content
+        assert tree.read(number, 0, 65 * MIB) == content
+        before = chunks(datastore)
+        tree.write(number, 5 * MIB, b"again")
+        content[5 * MIB : 5 * MIB + 5] = b"again"
+    head.seal()
+    tree.setattr(number, size=20 * MIB)
+    snapshot = head.seal()
+    accessor = reader(datastore, snapshot, None).open_tree("root.pxar")
+    assert accessor.read(accessor.resolve(b"large"), 0, 65 * MIB) == content[: 20 * MIB]
 
 
 def test_only_dirty_chunks_of_an_image_are_stored(head: OpenHead, datastore: Datastore) -> None:
@@ -164,6 +215,21 @@ def test_hard_links(head: OpenHead, datastore: Datastore) -> None:
     assert tree.getattr(numbers[0]).nlink == 1
     accessor = reader(datastore, snapshot, None).open_tree("root.pxar")
     assert accessor.resolve(b"z").size == 300_000
+
+
+def test_links_that_a_snapshot_does_not_keep(head: OpenHead) -> None:
+    tree = head.create_tree("root.pxar")
+    number = tree.symlink(tree.root, b"a", b"nowhere", 0, 0).number
+    for name in (b"b", b"c"):
+        tree.link(number, tree.root, name)
+    head.seal()
+    found = [tree.lookup(tree.root, name) for name in (b"a", b"b", b"c")]
+    assert found[0].number == number
+    assert len({inode.number for inode in found}) == 3
+    assert [inode.nlink for inode in found] == [1, 1, 1]
+    tree.unlink(tree.root, b"b")
+    head.seal()
+    assert tree.readlink(tree.lookup(tree.root, b"c").number) == b"nowhere"
 
 
 def test_a_full_journal_seals_and_goes_on(datastore: Datastore, heads: Heads) -> None:

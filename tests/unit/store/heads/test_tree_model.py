@@ -247,6 +247,10 @@ class TreeMachine(RuleBasedStateMachine):
 
     @rule(old=PATHS, new=PATHS)
     def link(self, old: list[bytes], new: list[bytes]) -> None:
+        path = self.real.path(old)
+        if os.path.lexists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            return  # a snapshot does not keep those, see test_sealing
+
         def ours() -> None:
             number = self.number(old)
             self.tree.link(number, *self.parent(new))
