@@ -263,6 +263,7 @@ class Journal:
 
     def _commit_now_and_then(self) -> None:
         while not self._closing.wait(COMMIT_INTERVAL_S):
+            self.segments.close_retired()  # a full disk has no changes to commit
             try:
                 self.sync()
             except StoreError as error:

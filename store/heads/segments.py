@@ -259,7 +259,7 @@ class Segments:
 
     def drop(self, segments: Iterable[int]) -> None:
         """Remove segments that nothing refers to; who is reading one just now may end."""
-        self._close_retired()
+        self.close_retired()
         for segment in segments:
             with suppress(StoreError):
                 self._opened(segment)
@@ -275,7 +275,8 @@ class Segments:
             except OSError as error:
                 raise storage_error(error, self._path(segment)) from error
 
-    def _close_retired(self) -> None:
+    def close_retired(self) -> None:
+        """Close removed segments that nobody can be reading any more: only then is there room."""
         with self._lock:
             while self._retired and self._retired[0][0] < time.monotonic() - RETIRED_S:
                 file = self._files.pop(self._retired.popleft()[1], None)

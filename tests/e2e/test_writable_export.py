@@ -329,6 +329,17 @@ print(done > 10 and all(h.pread(1 << 20, number << 20) == data for number in ran
 """
             assert script(export.uri, text).split() == ["ENOSPC", "True"]
             assert "sealed vm/100" in seal(tmp_path, *common)
+            text = """
+import time
+until = time.monotonic() + 30
+while time.monotonic() < until:
+    try:
+        h.pwrite(bytes(1 << 20), 0)
+        break
+    except nbd.Error:
+        time.sleep(0.5)
+"""
+            script(export.uri, text)
             qemu_io(export.uri, "write -P 1 0 10M", "flush", "read -P 1 0 10M")
     finally:
         subprocess.run(["umount", small], check=True)
