@@ -10,6 +10,7 @@ from typing import Self
 from store.backends.base import Lock
 from store.datastore.archives import ChunkCache, SnapshotReader
 from store.datastore.datastore import Datastore
+from store.datastore.snapshots import SyncLevel
 from store.errors import AlreadyExists, InvalidName, Locked, NotFound, StoreError
 from store.format.crypt import CryptConfig
 from store.format.manifest import CryptMode
@@ -55,12 +56,13 @@ class OpenHead:
         budget_bytes: int,
         *,
         seal_when_full: bool,
+        sync_level: SyncLevel,
         create: bool,
     ) -> None:
         self.datastore, self.description = datastore, description
         self.namespace, self.group = description.namespace, description.group
         self.key, self.crypt_mode, self.cache = key, crypt_mode, cache
-        self.directory = directory
+        self.directory, self.sync_level = directory, sync_level
         self._lock = lock
         self._held = ExitStack()
         self._trees: dict[str, HeadTree] = {}

@@ -15,6 +15,7 @@ from store.backends.lock_files import HeldLockFile, LockFiles
 from store.datastore.archives import ChunkCache
 from store.datastore.chunk_cache import cache_over
 from store.datastore.datastore import Datastore
+from store.datastore.snapshots import SyncLevel
 from store.errors import AlreadyExists, InvalidName, Locked, NotFound, StoreError
 from store.format.crypt import CryptConfig
 from store.format.manifest import CryptMode
@@ -52,6 +53,7 @@ class Heads:
         cache: ChunkCache | None = None,
         budget_bytes: int = DEFAULT_BUDGET,
         seal_when_full: bool = True,
+        sync_level: SyncLevel = SyncLevel.FILESYSTEM,
     ) -> None:
         """Heads that are made, and snapshots that are sealed, are protected as said here.
 
@@ -64,6 +66,7 @@ class Heads:
             budget_bytes: of each head's journal.
             seal_when_full: who writes past the budget waits until the head is sealed; else for a
                 minute for somebody to seal it, and then has no space.
+            sync_level: how durable a sealed snapshot is.
         """
         self.datastore = datastore
         self.directory = Path(default_directory() if directory is None else directory)
@@ -73,6 +76,7 @@ class Heads:
             raise InvalidName(f"crypt mode {self.crypt_mode} and the key do not go together")
         self.cache = cache_over(datastore.backend, CACHE_BYTES) if cache is None else cache
         self.budget_bytes, self.seal_when_full = budget_bytes, seal_when_full
+        self.sync_level = sync_level
         self._locks = LockFiles(str(self.directory), None)
 
     def path(self, namespace: Namespace, group: BackupGroup, label: str = "") -> str:
@@ -195,6 +199,7 @@ class Heads:
             self.cache,
             self.budget_bytes,
             seal_when_full=self.seal_when_full,
+            sync_level=self.sync_level,
             create=create,
         )
 

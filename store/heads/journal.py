@@ -94,6 +94,11 @@ class Journal:
     def path(self) -> str:
         return self._directory
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the head has to be opened again: it is then as it was committed last."""
+        return self._failed is not None
+
     def check(self) -> None:
         """Raise what an earlier commit failed of: nothing may change any more."""
         if self._failed is not None:

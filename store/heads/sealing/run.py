@@ -51,7 +51,8 @@ def seal_head(head: OpenHead, *, strict: bool = False, progress: Progress = SILE
             elif kind == IMAGE:
                 head.image(name)
         snapshot = _next_snapshot(head, strict=strict)
-        with head.datastore.begin_snapshot(head.namespace, snapshot) as writer:
+        begin = head.datastore.begin_snapshot(head.namespace, snapshot, sync_level=head.sync_level)
+        with begin as writer:
             return _Seal(head, writer, progress).run()
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from store.datastore.archives import ChunkCache, SnapshotReader
 from store.datastore.datastore import Datastore
+from store.datastore.snapshots import SyncLevel
 from store.format.crypt import CryptConfig
 from store.heads import Heads
 from store.heads.head import OpenHead
@@ -43,7 +44,7 @@ def datastore(
 
 @pytest.fixture
 def heads(datastore: Datastore, tmp_path: Path) -> Heads:
-    return Heads(datastore, tmp_path / "heads")
+    return Heads(datastore, tmp_path / "heads", sync_level=SyncLevel.NONE)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from store.datastore.archives import ChunkCache, SnapshotReader
+from store.datastore.snapshots import SyncLevel
 from store.format.crypt import CryptConfig
 from store.heads import Heads
 from store.heads.database import Rows
@@ -72,7 +73,9 @@ class Child:
 
     def __init__(self, place: Path, seed: int, pipe: int, key: CryptConfig | None) -> None:
         self.pipe = pipe
-        self.heads = Heads(local_datastore_again(place), place / "heads", key=key)
+        self.heads = Heads(
+            local_datastore_again(place), place / "heads", key=key, sync_level=SyncLevel.NONE
+        )
         self.head = self.heads.open(ROOT, GROUP)
         self.tree = self.head.tree("root.pxar")
         self.image = self.head.image("disk.img")
@@ -177,7 +180,9 @@ def dying_at(count: int, synced: Path) -> None:
 def prepare(place: Path, key: CryptConfig | None) -> None:
     """A head with an empty tree and an image."""
     datastore = local_datastore(place / "vault")
-    with Heads(datastore, place / "heads", key=key).open(ROOT, GROUP) as head:
+    with Heads(datastore, place / "heads", key=key, sync_level=SyncLevel.NONE).open(
+        ROOT, GROUP
+    ) as head:
         head.create_tree("root.pxar")
         head.create_image("disk.img", SIZE)
     datastore.close()
@@ -302,9 +307,9 @@ def test_what_was_synced_survives(tmp_path: Path, part: int, power: bool) -> Non
         tree, image = killed(place, seed, key)
         if power:
             lose_unsynced(place, random.Random(seed))
-        with Heads(local_datastore_again(place), place / "heads", key=key).open(
-            ROOT, GROUP
-        ) as head:
+        with Heads(
+            local_datastore_again(place), place / "heads", key=key, sync_level=SyncLevel.NONE
+        ).open(ROOT, GROUP) as head:
             steps = plan(seed)
             check_tree(head, steps, tree)
             check_image(head, steps, image)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from store.datastore.datastore import Datastore
+from store.datastore.snapshots import SyncLevel
 from store.errors import Locked, NotFound, OutOfSpace, WrongKey
 from store.format.crypt import CryptConfig
 from store.heads import Heads, WouldWait
@@ -42,7 +43,7 @@ def test_a_stale_writer_fences_itself(head: OpenHead, heads: Heads) -> None:
 
 
 def test_nothing_plain_is_on_the_disk(datastore: Datastore, heads: Heads, tmp_path: Path) -> None:
-    secret = Heads(datastore, heads.directory, key=KEY)
+    secret = Heads(datastore, heads.directory, key=KEY, sync_level=SyncLevel.NONE)
     with secret.open(ROOT, GROUP) as head:
         tree = head.create_tree("root.pxar")
         number = tree.create(tree.root, NAME, 0o644, 0, 0).number
@@ -70,11 +71,13 @@ def _check_nothing(place: Path) -> None:
 
 
 def test_another_key(datastore: Datastore, heads: Heads) -> None:
-    Heads(datastore, heads.directory, key=KEY).open(ROOT, GROUP).close()
+    Heads(datastore, heads.directory, key=KEY, sync_level=SyncLevel.NONE).open(ROOT, GROUP).close()
     other = Heads(datastore, heads.directory, key=CryptConfig(bytes(32)))
     with pytest.raises(WrongKey, match="needs the key"):
         other.open(ROOT, GROUP)
-    Heads(datastore, heads.directory, key=KEY).open(ROOT, GROUP).close()  # its lock was given back
+    Heads(datastore, heads.directory, key=KEY, sync_level=SyncLevel.NONE).open(
+        ROOT, GROUP
+    ).close()  # its lock was given back
 
 
 def test_discard(datastore: Datastore, heads: Heads) -> None:

@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
+from store.datastore.snapshots import SyncLevel
 from store.format.crypt import CryptConfig
 from store.heads import Heads
 from store.heads.head import OpenHead
@@ -43,7 +44,9 @@ class ImageMachine(RuleBasedStateMachine):
         super().__init__()
         self.place = Path(tempfile.mkdtemp())
         self.datastore = local_datastore(self.place / "vault")
-        self.heads = Heads(self.datastore, self.place / "heads", key=self.key)
+        self.heads = Heads(
+            self.datastore, self.place / "heads", key=self.key, sync_level=SyncLevel.NONE
+        )
         self.head = self.heads.open(ROOT, GROUP)
         self.image: HeadImage = self.head.create_image("disk.img", SIZE)
         self.model = bytearray(SIZE)

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from store.datastore.datastore import Datastore
+from store.datastore.snapshots import SyncLevel
 from store.errors import AlreadyExists, Locked, NotFound, StoreError
 from store.heads import Heads
 from store.heads.head import OpenHead
@@ -148,7 +149,7 @@ def test_a_foreign_snapshot_meanwhile(
     numbers = filled(head, 2)
     base = head.seal()
     foreign = Snapshot(GROUP, base.time + 1000)
-    other = Heads(datastore, head.directory + "-other")
+    other = Heads(datastore, head.directory + "-other", sync_level=SyncLevel.NONE)
     with other.open(ROOT, GROUP) as second:
         second.write_blob("note.conf", b"theirs")
         with pytest.MonkeyPatch.context() as patch:
@@ -168,7 +169,9 @@ def test_a_clean_head_moves_on(heads: Heads, datastore: Datastore) -> None:
     with heads.open(ROOT, GROUP) as head:
         filled(head, 1)
         head.seal()
-    with Heads(datastore, heads.directory / "other").open(ROOT, GROUP) as other:
+    with Heads(datastore, heads.directory / "other", sync_level=SyncLevel.NONE).open(
+        ROOT, GROUP
+    ) as other:
         other.write_blob("note.conf", b"theirs")
         newest = other.seal()
     with heads.open(ROOT, GROUP) as head:
@@ -233,7 +236,7 @@ def test_links_that_a_snapshot_does_not_keep(head: OpenHead) -> None:
 
 
 def test_a_full_journal_seals_and_goes_on(datastore: Datastore, heads: Heads) -> None:
-    small = Heads(datastore, heads.directory, budget_bytes=3 * MIB)
+    small = Heads(datastore, heads.directory, budget_bytes=3 * MIB, sync_level=SyncLevel.NONE)
     with small.open(ROOT, GROUP) as head:
         image = head.create_image("disk.img", 16 * MIB)
         tree = head.create_tree("root.pxar")
@@ -272,7 +275,9 @@ def test_an_orphan_keeps_its_content_over_a_seal(head: OpenHead) -> None:
 
 
 def test_an_encrypted_head_makes_an_encrypted_snapshot(heads: Heads, datastore: Datastore) -> None:
-    with Heads(datastore, heads.directory, key=KEY).open(ROOT, GROUP) as head:
+    with Heads(datastore, heads.directory, key=KEY, sync_level=SyncLevel.NONE).open(
+        ROOT, GROUP
+    ) as head:
         filled(head, 2)
         head.write_blob("x.conf", b"secret")
         snapshot = head.seal()

@@ -131,7 +131,9 @@ class TreeMachine(RuleBasedStateMachine):
         (self.place / "real").mkdir(mode=0o755)
         self.real = Real(self.place / "real")
         self.datastore = local_datastore(self.place / "vault")
-        self.heads = Heads(self.datastore, self.place / "heads", key=self.key)
+        self.heads = Heads(
+            self.datastore, self.place / "heads", key=self.key, sync_level=SyncLevel.NONE
+        )
         if self.mode is not None:
             self.back_up(self.mode)
         self.head = self.heads.open(ROOT, GROUP)
