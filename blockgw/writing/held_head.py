@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from threading import Event, Lock, Thread
 
+from blockgw.device import chunks_ahead
 from blockgw.writing.device import WritableDevice
 from blockgw.writing.gate import Gate
 from blockgw.writing.names import HeadExports
@@ -13,6 +14,7 @@ from store.datastore.archives import ChunkCache
 from store.datastore.datastore import Datastore
 from store.errors import StoreError
 from store.format.crypt import CryptConfig
+from store.format.fixed_index import CHUNK_SIZE
 from store.heads.control import Control
 from store.heads.head import OpenHead
 from store.heads.heads import DEFAULT_BUDGET, NEWEST, Heads
@@ -68,6 +70,7 @@ class HeldHead:
     ) -> None:
         self._head, self._policy, self._clock = head, selection.options.seal, clock
         self.exports = HeadExports(selection, head)
+        self._chunks_ahead = chunks_ahead(head.datastore.backend, head.cache, CHUNK_SIZE)
         self._gate = Gate()
         self._sealing, self._ending = Lock(), Lock()
         self._is_over = Event()
@@ -81,7 +84,8 @@ class HeldHead:
     def open(self, name: str) -> WritableDevice:
         """The image a client means by `name`. Raises StoreError."""
         with self._gate:
-            return WritableDevice(self._head.image(self.exports.resolve(name)), self._gate)
+            image = self._head.image(self.exports.resolve(name))
+            return WritableDevice(image, self._gate, self._chunks_ahead)
 
     def seal(self, *, strict: bool = False) -> Snapshot:
         """Make the state of now the next snapshot. Raises StoreError."""
