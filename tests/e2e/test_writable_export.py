@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.program import PROGRAM, environment, error_line, exported, run, uri
+from tests.program import PROGRAM, environment, error_line, exported, mounted, run, uri
 from tests.writable_export import Export, writable
 
 pytestmark = pytest.mark.needs("nbd", "qemu", "fio")
@@ -183,6 +183,22 @@ def test_one_writer(tmp_path: Path, backed_up: list[object]) -> None:
         assert str(export.nbdkit) in str(info["holder"])
     with writable(tmp_path, "vm/100/current", *backed_up):
         pass
+
+
+@pytest.mark.needs("fuse")
+def test_one_writer_with_a_mount(tmp_path: Path, backed_up: list[object]) -> None:
+    """Of a mount and an export the first has the head; both can be there for other groups."""
+    repository, key = str(backed_up[1]), backed_up[2:]
+    options = ("-o", f"rw,heads={tmp_path}/heads", *key)
+    with mounted(repository, tmp_path / "mnt", *options) as mount:
+        current = mount / "vm/100/current"
+        with writable(tmp_path, IMAGE, *backed_up):
+            with pytest.raises(OSError, match="busy"):
+                list(current.iterdir())
+            assert list(mount.glob("vm/100/2*"))
+        assert (current / "drive-scsi0.img").stat().st_size
+        arguments = (IMAGE, *backed_up, "--heads", tmp_path / "heads", "--socket", tmp_path / "s")
+        assert "in use by process" in error_line("export", "--writable", *arguments, expect=12)
 
 
 def test_clone_leaves_nothing(tmp_path: Path, backed_up: list[object], vm_disk: Path) -> None:
