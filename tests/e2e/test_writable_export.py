@@ -311,6 +311,25 @@ def test_end_with_a_client(tmp_path: Path, common: list[object]) -> None:
     assert export.log.read_text() == ""
 
 
+def test_no_plaintext(tmp_path: Path, common: list[object]) -> None:
+    """Nothing of what was written is to be read below the heads or the datastore."""
+    secret = b"the books of a customer, in plain text"
+    with writable(tmp_path, IMAGE, "--size", "10M", *common) as export:
+        write = f"h.pwrite({secret!r} * 1000, 1 << 20); h.flush(); print(h.pread(3, 1 << 20))"
+        assert "the" in script(export.uri, write)
+        check_nothing(secret, export.heads)
+        seal(tmp_path, *common)
+        script(export.uri, f"h.pwrite({secret!r} * 1000, 2 << 20, nbd.CMD_FLAG_FUA)")
+    check_nothing(secret, export.heads)
+    check_nothing(secret, Path(str(common[1])))
+
+
+def check_nothing(secret: bytes, folder: Path) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    assert [path for path in files if secret in path.read_bytes()] == []
+
+
 def test_chunks_gone(tmp_path: Path, backed_up: list[object]) -> None:
     """EIO where the base is needed; what is written is safe; all is well when they are back."""
     store = Path(str(backed_up[1]))
