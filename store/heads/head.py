@@ -108,6 +108,19 @@ class OpenHead:
                     self._add_archive(name, on_base=True)
         rows.execute("COMMIT")
 
+    def forget_numbers(self) -> None:
+        """Let inodes have the numbers of the base as it is: nobody knows those of before."""
+        rows = self.journal.rows
+        if not rows.fetch("SELECT 1 FROM alias LIMIT 1") or rows.fetch(
+            "SELECT 1 FROM inode LIMIT 1"
+        ):
+            return
+        rows.execute("BEGIN IMMEDIATE")
+        rows.execute("DELETE FROM alias")
+        rows.execute("DELETE FROM meta WHERE key LIKE 'runs %'")
+        rows.execute("UPDATE archive SET next = 0")
+        rows.execute("COMMIT")
+
     def _open_reader(self, snapshot: Snapshot) -> SnapshotReader:
         """The snapshot below, which nobody removes while the head is open."""
         self._held.close()
@@ -383,13 +396,16 @@ class OpenHead:
         """Open a snapshot as its base is."""
         return SnapshotReader(self.datastore, self.namespace, snapshot, self.key, self.cache)
 
-    def adopt_reader(self, reader: SnapshotReader, snapshot: Snapshot) -> None:
-        """Stand on another snapshot, which is locked from now on instead of the one before."""
+    def hold_snapshot(self, snapshot: Snapshot) -> ExitStack:
+        """Keep a snapshot from being removed, until the stack is closed."""
         with ExitStack() as stack:
             stack.enter_context(self.datastore.lock_snapshot_shared(self.namespace, snapshot))
-            self._held.close()
-            self._held = stack.pop_all()
-        self._reader = reader
+            return stack.pop_all()
+
+    def adopt_reader(self, reader: SnapshotReader, held: ExitStack) -> None:
+        """Stand on another snapshot, which is held instead of the one before."""
+        self._held.close()
+        self._reader, self._held = reader, held
 
     def seal(self, *, strict: bool = False, progress: Progress = SILENT) -> Snapshot:
         from store.heads.sealing import seal_head  # it stands on this module

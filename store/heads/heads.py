@@ -34,6 +34,8 @@ from store.names import BackupGroup, Namespace, Snapshot
 
 log = logging.getLogger(__name__)
 
+PATIENCE_S = 0.2
+"""For who lists heads just now, and looks whether somebody has them."""
 DEFAULT_BUDGET = 16 << 30
 CACHE_BYTES = 64 << 20
 NEWEST: Literal["newest"] = "newest"
@@ -156,7 +158,7 @@ class Heads:
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             return self._locks.lock(
-                os.path.basename(path), exclusive=True, deadline=time.monotonic()
+                os.path.basename(path), exclusive=True, deadline=time.monotonic() + PATIENCE_S
             )
         except OSError as error:
             raise storage_error(error, str(self.directory)) from error
@@ -215,6 +217,7 @@ class Heads:
         newest = found[-1] if found else None
         base = head.base
         if base == newest or (base is not None and newest is None):
+            head.forget_numbers()
             return
         head.stand_on(newest)
 

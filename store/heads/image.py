@@ -97,14 +97,10 @@ class HeadImage:
 
     def _part_at_hand(self, piece: Piece) -> Buffer | None:
         base = self.base
-        if piece.segment or piece.record == ZERO or base is None or piece.end > base.size:
-            return (
-                self._part(piece)
-                if base is None
-                or piece.start >= base.size
-                or (piece.segment or piece.record == ZERO)
-                else None
-            )
+        if piece.segment or piece.record == ZERO or base is None or piece.start >= base.size:
+            return self._part(piece)
+        if piece.end > base.size:
+            return None  # across the base's end
         return base.peek(piece.start, piece.end - piece.start)
 
     def prefetch(self, offset: int) -> None:

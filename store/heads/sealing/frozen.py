@@ -30,9 +30,11 @@ class FrozenTree:
         )
         few = len(found) <= FEW
         self._changed = {key - self._key for (key,) in found} if few else None
-        self._has_aliases = bool(
-            rows.fetch("SELECT 1 FROM alias WHERE archive = ? LIMIT 1", archive)
+        aliases = rows.fetch(
+            "SELECT base, number FROM alias WHERE archive = ? LIMIT ?", archive, FEW + 1
         )
+        self._has_aliases = bool(aliases)
+        self._aliases = dict(aliases) if len(aliases) <= FEW else None
 
     def root(self) -> Inode:
         inode = self._changed_inode(ROOT)
@@ -93,7 +95,9 @@ class FrozenTree:
 
     def _of_entry(self, entry: Entry) -> Inode:
         number = None
-        if self._has_aliases:
+        if self._aliases is not None:
+            number = self._aliases.get(entry.offset)
+        elif self._has_aliases:
             number = self.rows.alias_number(self.archive, entry.offset)
         if number is None:
             number = self.numbers.number(entry.offset)

@@ -36,6 +36,7 @@ class ImageSealer:
         self._same_key = same_key
         self._turn = threading.Lock()
         self._stopped = False
+        self._touched: set[Digest] = set()
         self._zeros: dict[int, Digest] = {}
         self.stored: set[Digest] = set()
         self.dirty = set(content.stored)
@@ -80,8 +81,11 @@ class ImageSealer:
 
     def _named(self, digest: Digest) -> Digest:
         """A chunk of the base, which stays in use. Raises ChunkMissing."""
+        if digest in self._touched:
+            return digest
         if not self._chunks.touch(digest):
             raise ChunkMissing(f"chunk {digest} of the snapshot below is gone")
+        self._touched.add(digest)
         return digest
 
     def _pieces(self, start: int, end: int) -> Iterator[Piece]:

@@ -4,9 +4,10 @@ What changed while the seal was under way has the generation after the frozen on
 `boundary` on. Everything older is what the snapshot says. All of it is one transaction.
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from store.datastore.archives import SnapshotReader
+from store.datastore.archives import IndexedStream, SnapshotReader
 from store.format.pxar.hardlinks import Links
 from store.heads.content import Content
 from store.heads.database import ARCHIVE_SHIFT, Rows
@@ -40,14 +41,42 @@ def rebase(head: OpenHead, sealed: Sealed, reader: SnapshotReader) -> None:
 
     An error leaves the head of no use until it is opened again, as it was before the seal.
     """
+    below = _open(head, sealed, reader)  # without a lock: it may wait for the datastore
     try:
-        _rebase(head, sealed, reader)
+        _rebase(head, sealed, below)
     except BaseException as error:
         head.journal.give_up(error)
         raise
 
 
-def _rebase(head: OpenHead, sealed: Sealed, reader: SnapshotReader) -> None:
+@dataclass
+class _Below:
+    """What the snapshot has, opened, by archive number."""
+
+    reader: SnapshotReader
+    held: ExitStack
+    trees: dict[int, Base] = field(default_factory=dict)
+    images: dict[int, IndexedStream] = field(default_factory=dict)
+
+
+def _open(head: OpenHead, sealed: Sealed, reader: SnapshotReader) -> _Below:
+    below = _Below(reader, head.hold_snapshot(sealed.snapshot))
+    try:
+        for number, name, kind in head.journal.rows.fetch("SELECT id, name, kind FROM archive"):
+            places = sealed.places.get(number)
+            if kind == TREE and places is not None:
+                links = Links(places.link_targets)
+                streams = reader.open_streams(name)
+                below.trees[number] = Base(*streams, head.journal.hurry, links)
+            elif kind == IMAGE and number in sealed.archives:
+                below.images[number] = reader.open_image(name)
+    except BaseException:
+        below.held.close()
+        raise
+    return below
+
+
+def _rebase(head: OpenHead, sealed: Sealed, below: _Below) -> None:
     journal = head.journal
     with journal.lock, journal.rows.lock:
         journal.begin()
@@ -57,11 +86,11 @@ def _rebase(head: OpenHead, sealed: Sealed, reader: SnapshotReader) -> None:
         for number, name, kind in rows.fetch("SELECT id, name, kind FROM archive ORDER BY id"):
             if number not in sealed.archives:
                 continue
-            if kind == TREE:
-                _rebase_tree(head.tree(name), name, sealed, reader)
-            elif kind == IMAGE:
+            if kind == TREE and number in below.trees:
+                _rebase_tree(head.tree(name), sealed, below.trees[number])
+            elif kind == IMAGE and number in below.images:
                 image = head.image(name)
-                image.base = reader.open_image(name)
+                image.base = below.images[number]
                 image.content.keep_since(sealed.boundary, rows)
                 image.flush_rows()
             rows.execute("UPDATE archive SET base = 1 WHERE id = ?", number)
@@ -69,18 +98,15 @@ def _rebase(head: OpenHead, sealed: Sealed, reader: SnapshotReader) -> None:
         if not head.changed_since_freeze:
             rows.set_meta("archives_changed", 0)
         rows.set_meta("base", str(sealed.snapshot))
-        head.adopt_reader(reader, sealed.snapshot)
+        head.adopt_reader(below.reader, below.held)
         journal.thaw()
         journal.changes += 1
 
 
-def _rebase_tree(tree: HeadTree, name: str, sealed: Sealed, reader: SnapshotReader) -> None:
+def _rebase_tree(tree: HeadTree, sealed: Sealed, base: Base) -> None:
+    """One that was walked; one of which nothing had changed is where it was."""
     table = tree.table
-    places = sealed.places.get(table.archive)
-    if places is None:
-        return  # nothing of it had changed: it is where it was
-    links = Links(places.link_targets)
-    base = Base(*reader.open_streams(name), table.journal.hurry, links)
+    places = sealed.places[table.archive]
     runs = Numbers(places.runs())
     rows, low = table.journal.rows, table.archive << ARCHIVE_SHIFT
     _save_orphans(table)

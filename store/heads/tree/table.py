@@ -17,7 +17,7 @@ from store.heads.segments import FILE_DATA
 from store.heads.tree.below import OWN, ROOT, Base, Numbers
 from store.heads.tree.inodes import NO_BASE, Inode
 
-DIRTY_ROWS = 4096
+DIRTY_ROWS = 1024
 KEPT_INODES = 32768
 KEPT_NAMES = 131072
 _STALE = (errno.ESTALE, os.strerror(errno.ESTALE))

@@ -70,6 +70,29 @@ def _check_nothing(place: Path) -> None:
         assert NAME not in raw, path
 
 
+def test_no_nonce_comes_twice(datastore: Datastore, heads: Heads) -> None:
+    """Neither in a segment nor after a crash; and no two segments have one key."""
+    secret = Heads(datastore, heads.directory, key=KEY, sync_level=SyncLevel.NONE)
+    for number in range(3):
+        head = secret.open(ROOT, GROUP)
+        if not number:
+            head.create_image("disk.img", 1 << 20)
+        for block in range(50):
+            head.image("disk.img").write((number * 50 + block) * 4096, PATTERN)
+        head.image("disk.img").flush()
+        head.abandon()
+    salts, nonces = [], []
+    for path in sorted(heads.directory.rglob("*.seg")):
+        raw = path.read_bytes()
+        salts.append(raw[32:48])
+        position = 64
+        while position < len(raw):
+            nonces.append(raw[position + 36 : position + 48])
+            position += 64 + int.from_bytes(raw[position + 8 : position + 12], "little")
+    assert len(salts) == len(set(salts)) == 3
+    assert len(nonces) == len(set(nonces)) == 150
+
+
 def test_another_key(datastore: Datastore, heads: Heads) -> None:
     Heads(datastore, heads.directory, key=KEY, sync_level=SyncLevel.NONE).open(ROOT, GROUP).close()
     other = Heads(datastore, heads.directory, key=CryptConfig(bytes(32)))
