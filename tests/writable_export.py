@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +16,11 @@ WAIT_S = 30.0
 class Export:
     """A running `vaultway export`, its socket, and its heads' directory."""
 
-    def __init__(self, place: Path, *arguments: object) -> None:
+    def __init__(
+        self, place: Path, *arguments: object, env: Mapping[str, str] | None = None
+    ) -> None:
         """`place`: a folder for all of it; the heads of several exports there are the same."""
+        self._env = env
         self.socket, self.heads, self.log = place / "s", place / "heads", place / "log"
         self._arguments = [*map(str, arguments), "--socket", self.socket, "--heads", self.heads]
         self.start()
@@ -27,8 +30,8 @@ class Export:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [PROGRAM, "export", "--writable", *self._arguments],
-                env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                text=True,
+                env=environment(self._env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=log, text=True,
             )  # fmt: skip
         assert self.process.stdout
         self.uri = self.process.stdout.readline().strip()
@@ -67,9 +70,11 @@ def is_running(pid: int) -> bool:
 
 
 @contextmanager
-def writable(place: Path, *arguments: object) -> Iterator[Export]:
+def writable(
+    place: Path, *arguments: object, env: Mapping[str, str] | None = None
+) -> Iterator[Export]:
     """An export that is ended whatever the test did to it."""
-    export = Export(place, *arguments)
+    export = Export(place, *arguments, env=env)
     try:
         yield export
     finally:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -215,6 +216,11 @@ def test_clone_leaves_nothing(tmp_path: Path, backed_up: list[object], vm_disk: 
             compare(second.uri, vm_disk)
     assert [path.name for path in clone.heads.rglob("*") if path.is_file()] == []
     assert sorted(store.rglob("*")) == before
+    clone.start()
+    os.kill(clone.nbdkit, signal.SIGKILL)
+    clone.process.communicate(timeout=30)
+    assert clone.process.returncode == 1
+    assert heads(tmp_path, *backed_up) == []
     clone.start()
     compare(clone.uri, vm_disk)
     clone.kill()
