@@ -284,6 +284,7 @@ def test_refusals(tmp_path: Path, backed_up: list[object], store: Path) -> None:
         assert message in error_line("export", "--writable", *arguments, *where, expect=code)
         assert heads(tmp_path, *backed_up) == []
     assert "--writable" in error_line("export", "vm/100", "--size", "1M", *backed_up, expect=2)
+    assert "add --writable" in error_line("export", IMAGE, *backed_up, expect=2)
 
 
 @pytest.mark.parametrize("policy", ["close", "idle:1"])
