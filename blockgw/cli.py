@@ -187,6 +187,8 @@ def find_selection(args: argparse.Namespace) -> "Selection":
     for option in ("size", "seal", "label", "heads", "journal"):
         if getattr(args, option) is not None:
             raise InvalidName(f"--{option} is for --writable")
+    if args.what and args.what.strip("/").split("/")[2:3] == ["current"]:
+        raise InvalidName(f"{args.what} is a head, to write to: add --writable")
     if bool(args.what) == args.all:
         raise InvalidName("what to export? give a snapshot, for example vm/100, or --all")
     with open_repository(args) as datastore:

@@ -64,7 +64,10 @@ class Prepared(Protocol):
     """The default export."""
 
     def end(self) -> str | None:
-        """Before nbdkit is stopped. Returns the snapshot that was made of what was written."""
+        """Before nbdkit is stopped. Returns the snapshot that was made of what was written.
+
+        Raises StoreError when that failed.
+        """
 
     def throw_away(self) -> None:
         """After nbdkit has ended."""
@@ -104,9 +107,11 @@ def _serve(request: ExportRequest, prepared: Prepared, say: Callable[[str], None
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # stopping takes a moment; let it finish
-        sealed = prepared.end()
-        child.stop()
-        request.address.release()
+        try:
+            sealed = prepared.end()
+        finally:
+            child.stop()
+            request.address.release()
     if sealed is not None:
         say(f"sealed {sealed}")
 

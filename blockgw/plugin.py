@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, NoReturn
 
 import nbdkit
@@ -31,6 +32,7 @@ from store.errors import StoreError
 
 API_VERSION = 2
 MINIMUM_BLOCK, WRITTEN_BLOCK, MAXIMUM_BLOCK = 1, 4096, 32 << 20
+MOST_EXTENTS = 10_000
 FAILURES = (StoreError, OSError)
 # A guard: no thread of ours runs Python for long; one that does must not stop the others for 5 ms.
 SWITCH_INTERVAL_S = 0.0005
@@ -259,13 +261,13 @@ def flush(device: WritableDevice, _flags: int) -> None:
 
 
 def extents(device: Device, count: int, offset: int, flags: int) -> Iterator[tuple[int, int, int]]:
-    """`(offset, length, type)`: zeros are holes."""
+    """`(offset, length, type)`: zeros are holes. A client asks again for what is left out."""
     one = bool(flags & nbdkit.FLAG_REQ_ONE)
     try:
-        for start, length, is_zero in device.extents(offset, count, one=one):
-            yield start, length, HOLE if is_zero else 0
+        found = list(islice(device.extents(offset, count, one=one), MOST_EXTENTS))
     except FAILURES as error:
-        fail(error)
+        fail(error)  # from an iterator, nbdkit would leave the exception to its next call
+    return iter([(start, length, HOLE if is_zero else 0) for start, length, is_zero in found])
 
 
 def cache(device: Device, count: int, offset: int, _flags: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Protocol
 
-from blockgw.device import Device, Image
+from blockgw.device import READ_AHEAD_CHUNKS, Device, Image
 from blockgw.writing.gate import Gate
 from store.format.buffer import Buffer
 from store.format.fixed_index import CHUNK_SIZE
@@ -33,9 +33,11 @@ class WritableDevice(Device):
     OSError (EINVAL, ENOSPC) outside the image.
     """
 
-    def __init__(self, image: WritableImage, gate: Gate) -> None:
-        """`gate`: all requests go through it."""
-        super().__init__(image, CHUNK_SIZE)
+    def __init__(
+        self, image: WritableImage, gate: Gate, read_ahead: int = READ_AHEAD_CHUNKS
+    ) -> None:
+        """`gate`: all requests go through it. `read_ahead` is chunks of what was never written."""
+        super().__init__(image, CHUNK_SIZE, read_ahead=read_ahead)
         self._writable, self._gate = image, gate
 
     def read_into(self, target: memoryview, offset: int) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from threading import Event, Lock, Thread
 
+from blockgw.device import chunks_ahead
 from blockgw.writing.device import WritableDevice
 from blockgw.writing.gate import Gate
 from blockgw.writing.names import HeadExports
@@ -13,6 +14,7 @@ from store.datastore.archives import ChunkCache
 from store.datastore.datastore import Datastore
 from store.errors import StoreError
 from store.format.crypt import CryptConfig
+from store.format.fixed_index import CHUNK_SIZE
 from store.heads.control import Control
 from store.heads.head import OpenHead
 from store.heads.heads import DEFAULT_BUDGET, NEWEST, Heads
@@ -68,6 +70,7 @@ class HeldHead:
     ) -> None:
         self._head, self._policy, self._clock = head, selection.options.seal, clock
         self.exports = HeadExports(selection, head)
+        self._chunks_ahead = chunks_ahead(head.datastore.backend, head.cache, CHUNK_SIZE)
         self._gate = Gate()
         self._sealing, self._ending = Lock(), Lock()
         self._is_over = Event()
@@ -80,7 +83,9 @@ class HeldHead:
 
     def open(self, name: str) -> WritableDevice:
         """The image a client means by `name`. Raises StoreError."""
-        return WritableDevice(self._head.image(self.exports.resolve(name)), self._gate)
+        with self._gate:
+            image = self._head.image(self.exports.resolve(name))
+            return WritableDevice(image, self._gate, self._chunks_ahead)
 
     def seal(self, *, strict: bool = False) -> Snapshot:
         """Make the state of now the next snapshot. Raises StoreError."""
@@ -91,8 +96,11 @@ class HeldHead:
         """Seal what nobody wrote to for as long as the policy says; a failure is logged."""
         idle_s = self._policy.idle_s
         if idle_s is not None and self._left_alone.for_s() >= idle_s and self._head.dirty_bytes:
-            self._seal_or_say()
             self._left_alone.begin()
+            try:
+                self.seal()
+            except StoreError as error:
+                log.warning("%s; the head stays as it is", error)
 
     def _seal_now_and_then(self) -> None:
         while not self._is_over.wait(LOOK_S):
@@ -100,29 +108,27 @@ class HeldHead:
                 if not self._is_over.is_set():
                     self.seal_if_idle()
 
-    def _seal_or_say(self) -> Snapshot | None:
-        try:
-            return self.seal()
-        except StoreError as error:
-            log.warning("head of %s stays, not sealed: %s", self._head.group, error)
-            return None
-
     def end(self) -> Snapshot | None:
         """Take no more requests, seal if the policy says so, and let others have the head.
 
-        All that was written is durable then. Returns the snapshot that was made; the same if it is
-        called again. Raises StoreError: the head could not be closed well.
+        Returns the snapshot that was made; the same if it is called again. Raises StoreError: it
+        could not be sealed, or not be closed well. What was flushed is in the head all the same.
         """
         with self._ending:
             if not self._is_over.is_set():
                 self._is_over.set()
                 self._gate.shut()
-                if self._policy.at_end and self._head.dirty_bytes:
-                    self._sealed = self._seal_or_say()
-                with self._sealing:  # one that was asked for goes to its end
-                    self._control.close()
-                    self._head.close()
+                try:
+                    if self._policy.at_end and self._head.dirty_bytes:
+                        self._sealed = self.seal()
+                finally:
+                    self._close()
             return self._sealed
+
+    def _close(self) -> None:
+        with self._sealing:  # one that was asked for goes to its end
+            self._control.close()
+            self._head.close()
 
     def _answer_seal(self, request: dict[str, object]) -> dict[str, object]:
         return {"snapshot": str(self.seal(strict=bool(request.get("strict"))))}

@@ -3,7 +3,6 @@
 Here errors have exit codes, and nothing is served yet.
 """
 
-import logging
 import time
 from contextlib import suppress
 
@@ -17,8 +16,6 @@ from store.format.crypt import CryptConfig
 from store.heads.control import ask
 from store.heads.head import IMAGE, OpenHead
 from store.heads.heads import Heads
-
-log = logging.getLogger(__name__)
 
 ABANDONED_S = 600.0
 """A clone so old that nobody has open was left by an export that was killed."""
@@ -62,17 +59,14 @@ class PreparedHead:
     def end(self) -> str | None:
         """Have nbdkit close the head, sealed if the policy says so; waits as long as that takes.
 
-        Returns the snapshot that was made. After a failure, which is logged, or when nbdkit is dead
-        already, the next who opens the head recovers it.
+        Returns the snapshot that was made. Raises StoreError when that failed. Then, and when
+        nbdkit is dead already, what was flushed is in the head, for the next who opens it.
         """
         selected = self._selection
         path = self._heads.path(selected.namespace, selected.group, selected.label)
         try:
             found: str | None = ask(path, "end")["snapshot"]
         except NotFound:
-            return None
-        except StoreError as error:
-            log.warning("%s", error)
             return None
         return found
 

@@ -24,6 +24,7 @@ from scripts.benchmark.running import (
     wait_until,
 )
 from scripts.benchmark.s3 import S3_ROWS, S3Bench
+from scripts.benchmark.writing import WRITE_ROWS, WriteBench
 
 OURS = "vaultway"
 LOOPS = "bare loops"
@@ -111,7 +112,7 @@ class Bench:
         self.tree_bytes = data.tree_bytes(self.pristine)
         if self.wants("tree-first"):
             run(["tar", "-cf", self.tar, "-C", self.pristine, "."])
-        if self.wants(*IMAGE_ROWS, *MOUNT_ROWS, *NBD_ROWS, *S3_ROWS):
+        if self.wants(*IMAGE_ROWS, *MOUNT_ROWS, *NBD_ROWS, *WRITE_ROWS, *S3_ROWS):
             data.make_image(self.image, self.pristine)
             self.image_bytes = self.image.stat().st_size
 
@@ -138,6 +139,8 @@ class Bench:
                 self.nbd_round()
         if self.wants(*LARGE_TREE_ROWS):
             self.large_tree.round()
+        if self.wants(*WRITE_ROWS):
+            WriteBench(self.work, self.image, self.wanted, self.add).round()
         if self.wants(*S3_ROWS):
             S3Bench(self.work, self.image, self.wanted, self.add).round()
 
@@ -346,4 +349,6 @@ IMAGE_ROWS = (
 )  # fmt: skip
 MOUNT_ROWS = ("fuse-sequential-cold", "fuse-sequential-cached", "fuse-random")
 NBD_ROWS = ("nbd-sequential-cold", "nbd-sequential-cached", "nbd-random")
-ROWS = (*TREE_ROWS, *IMAGE_ROWS, *MOUNT_ROWS, *LARGE_TREE_ROWS, *NBD_ROWS, *S3_ROWS)
+ROWS = (
+    *TREE_ROWS, *IMAGE_ROWS, *MOUNT_ROWS, *LARGE_TREE_ROWS, *NBD_ROWS, *WRITE_ROWS, *S3_ROWS,
+)  # fmt: skip

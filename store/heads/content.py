@@ -14,7 +14,7 @@ from store.heads.segments import MAX_PAYLOAD, Segments
 
 INLINE = 32
 """So many extents of the first region stand in the inode's row."""
-KEPT_REGIONS = 16
+KEPT_REGIONS, LOADED_REGIONS = 16, 64
 CROWDED = 2048
 """Extents of one region, past which it is written anew in a few."""
 
@@ -49,11 +49,21 @@ class Content:
 
     def region(self, number: int, rows: Rows, *, may_wait: bool = True) -> Region:
         region = self.regions.get(number)
-        if region is None:
-            loaded = number in self.stored
-            region = rows.region(self.owner, number, may_wait=may_wait) if loaded else []
-            self.regions[number] = region
+        if region is not None:
+            return region
+        if number not in self.stored:
+            return []  # not remembered: who reads a large image through would fill the memory
+        region = rows.region(self.owner, number, may_wait=may_wait)
+        if len(self.regions) > LOADED_REGIONS:
+            self._forget_loaded()
+        self.regions[number] = region
         return region
+
+    def _forget_loaded(self) -> None:
+        """Let go of regions that are as their rows are, but for the last few."""
+        for number in list(self.regions)[:-KEPT_REGIONS]:
+            if number in self.stored and number not in self.dirty:
+                del self.regions[number]
 
     def load(self, start: int, end: int, rows: Rows, *, may_wait: bool = True) -> None:
         """Have the regions of a range at hand, so that what follows does not wait."""
@@ -77,7 +87,8 @@ class Content:
 
     def note(self, number: int, extent: Extent, rows: Rows) -> None:
         """Lay one extent over a region."""
-        put(self.region(number, rows), extent, self.live)
+        region = self.regions[number] = self.region(number, rows)
+        put(region, extent, self.live)
         self.dirty.add(number)
 
     def zero(self, start: int, end: int, segments: Segments, rows: Rows) -> None:

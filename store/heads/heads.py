@@ -116,11 +116,7 @@ class Heads:
             NotFound: the base is gone. KeyRequired, WrongKey.
         """
         path = self.path(namespace, group, label)
-        try:
-            lock = self._lock(path)
-        except Locked as error:
-            what = f"the clone {label} of {group}" if label else f"the head of {group}"
-            raise Locked(f"{what} is in use by {_who(error)}") from error
+        lock = self._lock_named(path, group, label)
         try:
             description = Description.read(path)
             if description is None:
@@ -154,6 +150,14 @@ class Heads:
         if self.exists(namespace, group):
             raise AlreadyExists(f"{group} has a head; open it, seal it or discard it")
         return self.open(namespace, group, base=base)
+
+    def _lock_named(self, path: str, group: BackupGroup, label: str) -> HeadLock:
+        """The lock of a head, or the reason, in the user's words."""
+        try:
+            return self._lock(path)
+        except Locked as error:
+            what = f"the clone {label} of {group}" if label else f"the head of {group}"
+            raise Locked(f"{what} is in use by {_who(error)}") from error
 
     def _lock(self, path: str) -> HeadLock:
         try:
@@ -241,7 +245,7 @@ class Heads:
         path = self.path(namespace, group, label)
         if not self.exists(namespace, group, label):
             raise NotFound(f"{group} has no head")
-        with self._lock(path):
+        with self._lock_named(path, group, label):
             remove_directory(path)
 
     def list(self) -> Iterator[HeadInfo]:

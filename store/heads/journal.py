@@ -278,6 +278,7 @@ class Journal:
 
     def _commit_now_and_then(self) -> None:
         while not self._closing.wait(COMMIT_INTERVAL_S):
+            self.segments.retire()  # a full disk has no changes to commit
             try:
                 self.segments.retire()
                 self.sync()

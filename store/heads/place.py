@@ -20,6 +20,7 @@ from store.backends.base import storage_error
 from store.datastore.xdg import state_home
 from store.errors import FormatError, InvalidName, KeyRequired, StoreError, WrongKey
 from store.format.crypt import KEY_SIZE, CryptConfig
+from store.heads.control import SOCKET
 from store.heads.protection import Protection, unwrap_head_key, wrap_head_key
 from store.names import BackupGroup, Namespace
 
@@ -143,7 +144,7 @@ def remove_directory(directory: str) -> None:
     """Remove a head's files; first the one that says it is there."""
     try:
         for name in (HEAD_JSON, f"{HEAD_JSON}.tmp", "journal.sqlite", "journal.sqlite-wal",
-                     "journal.sqlite-shm"):  # fmt: skip
+                     "journal.sqlite-shm", SOCKET):  # fmt: skip
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{directory}/{name}")
         segments = f"{directory}/segments"

@@ -1,6 +1,7 @@
 """Where heads are, who has them, and that nothing of them is to be read on the disk."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from store.datastore.snapshots import SyncLevel
 from store.errors import Locked, NotFound, OutOfSpace, WrongKey
 from store.format.crypt import CryptConfig
 from store.heads import Heads, WouldWait, journal
+from store.heads.control import SOCKET
 from store.heads.head import OpenHead
 from tests.fakes.datastores import GROUP, ROOT
 from tests.unit.store.heads.conftest import KEY
@@ -206,3 +208,11 @@ def test_a_damaged_record_is_found(heads: Heads) -> None:
         tree = head.tree("root.pxar")
         with pytest.raises(Exception, match="checksum"):
             tree.read(tree.lookup(tree.root, b"f").number, 0, 100)
+
+
+def test_a_killed_process_leaves_a_socket(head: OpenHead, heads: Heads) -> None:
+    """Which goes with the head."""
+    head.close()
+    os.mknod(f"{head.directory}/{SOCKET}", stat.S_IFSOCK | 0o600)
+    heads.discard(ROOT, GROUP)
+    assert not os.path.exists(head.directory)
