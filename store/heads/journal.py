@@ -278,9 +278,8 @@ class Journal:
 
     def _commit_now_and_then(self) -> None:
         while not self._closing.wait(COMMIT_INTERVAL_S):
-            self.segments.retire()  # a full disk has no changes to commit
             try:
-                self.segments.retire()
+                self.segments.retire()  # a full disk has no changes to commit
                 self.sync()
             except StoreError as error:
                 log.error("%s: %s", self._directory, error)  # noqa: TRY400 - no traceback for users
