@@ -66,7 +66,7 @@ class DirectoryEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FileSystemStatus:
-    """Bytes of the disk that the journal is on, within the journal's budget; inodes of the tree."""
+    """Bytes of the journal's disk, within its budget; how many inodes were made."""
 
     total: int
     available: int

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from store.backends.base import storage_error
 from store.backends.local_locks import HeldLocks
@@ -31,6 +31,11 @@ from store.heads.place import (
 from store.heads.protection import Protection
 from store.heads.segments import SEGMENT_HEADER
 from store.names import BackupGroup, Namespace, Snapshot
+
+if TYPE_CHECKING:
+    from store.heads import base
+    from store.heads.image import HeadImage
+    from store.heads.tree import HeadTree
 
 log = logging.getLogger(__name__)
 
@@ -293,6 +298,15 @@ class Heads:
 
 def _who(error: Locked) -> str:
     return str(error).rpartition(" by ")[2]
+
+
+if TYPE_CHECKING:
+
+    def _fits(
+        head: OpenHead, tree: HeadTree, image: HeadImage
+    ) -> "tuple[base.Head, base.Tree, base.Image]":
+        """What the gateways are promised is what they get."""
+        return head, tree, image
 
 
 __all__ = ["DEFAULT_BUDGET", "NEWEST", "Heads", "StoreError"]

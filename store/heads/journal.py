@@ -119,13 +119,23 @@ class Journal:
             self._wait_for_room(size)
 
     def _look_at_space(self) -> None:
+        while True:
+            is_more_coming = self.segments.retire()
+            if not self._is_full():
+                return
+            if not is_more_coming:
+                self._unlooked = LOOK_AT_SPACE
+                raise OutOfSpace(f"{self._directory}: the disk of the head's journal is full")
+            if self.hurry.now:
+                raise WouldWait
+            time.sleep(STEP_S)
+
+    def _is_full(self) -> bool:
         try:
             space = os.statvfs(self._directory)
         except OSError as error:
             raise storage_error(error, self._directory) from error
-        if space.f_bavail * space.f_frsize < RESERVE + LOOK_AT_SPACE:
-            self._unlooked = LOOK_AT_SPACE
-            raise OutOfSpace(f"{self._directory}: the disk of the head's journal is full")
+        return space.f_bavail * space.f_frsize < RESERVE + LOOK_AT_SPACE
 
     def _wait_for_room(self, size: int) -> None:
         if self.hurry.now:
@@ -268,8 +278,8 @@ class Journal:
 
     def _commit_now_and_then(self) -> None:
         while not self._closing.wait(COMMIT_INTERVAL_S):
-            self.segments.close_retired()  # a full disk has no changes to commit
             try:
+                self.segments.retire()
                 self.sync()
             except StoreError as error:
                 log.error("%s: %s", self._directory, error)  # noqa: TRY400 - no traceback for users

@@ -39,7 +39,7 @@ RECORD = HEADER_SIZE + SEAL_SIZE
 MAX_PAYLOAD = 256 << 10
 """Reading any byte of a record decodes all of it: small enough for that, large enough to stream."""
 CACHED_RECORDS = 8 << 20
-RETIRED_S = 10.0
+RETIRED_S = 5.0
 """How long the descriptor of a removed segment stays: longer than any read takes."""
 
 FILE_DATA, IMAGE_DATA, IMAGE_ZERO, IMAGE_SIZE = 1, 2, 3, 4
@@ -259,7 +259,7 @@ class Segments:
 
     def drop(self, segments: Iterable[int]) -> None:
         """Remove segments that nothing refers to; who is reading one just now may end."""
-        self.close_retired()
+        self.retire()
         for segment in segments:
             with suppress(StoreError):
                 self._opened(segment)
@@ -275,13 +275,14 @@ class Segments:
             except OSError as error:
                 raise storage_error(error, self._path(segment)) from error
 
-    def close_retired(self) -> None:
-        """Close removed segments that nobody can be reading any more: only then is there room."""
+    def retire(self) -> bool:
+        """Give back removed segments that nobody reads any more; whether there are others."""
         with self._lock:
             while self._retired and self._retired[0][0] < time.monotonic() - RETIRED_S:
                 file = self._files.pop(self._retired.popleft()[1], None)
                 if file is not None:
                     os.close(file)
+            return bool(self._retired)
 
     def close(self) -> None:
         """Give the descriptors back."""

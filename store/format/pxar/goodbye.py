@@ -31,6 +31,8 @@ RECORD_SIZE = 24
 EMPTY_GOODBYE_SIZE = HEADER_SIZE + RECORD_SIZE
 FRONT_SIZE = 64 * 1024
 MAX_COLLISIONS = 64
+# Records of a table that are looked at in one go when all are.
+SEARCHED = 4096
 
 T = TypeVar("T")
 
@@ -152,13 +154,14 @@ class GoodbyeTable:
 
     def covering(self, offset: int) -> tuple[int, int] | None:
         """The child in whose items `offset` lies, offset and size as stored: a search of all."""
-        size = RECORD_SIZE * self.count
-        records = self._stream.read(self.start + HEADER_SIZE, size) if size else b""
         best: tuple[int, int] | None = None
-        for _, distance, stored in RECORD.iter_unpack(records):
-            start = self.start - distance
-            if start <= offset and (best is None or start > best[0]):
-                best = start, stored
+        for slot in range(0, self.count, SEARCHED):
+            size = RECORD_SIZE * min(SEARCHED, self.count - slot)
+            position = self.start + HEADER_SIZE + RECORD_SIZE * slot
+            for _, distance, stored in RECORD.iter_unpack(self._stream.read(position, size)):
+                start = self.start - distance
+                if start <= offset and (best is None or start > best[0]):
+                    best = start, stored
         return None if best is None else (self._checked(self.start - best[0]), best[1])
 
     def _record(self, slot: int) -> tuple[int, int, int]:

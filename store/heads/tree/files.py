@@ -18,7 +18,7 @@ from store.heads.database import ARCHIVE_SHIFT
 from store.heads.extents import ZERO
 from store.heads.journal import Journal
 from store.heads.segments import FILE_DATA
-from store.heads.tree.below import Base
+from store.heads.tree.below import OWN, Base
 from store.heads.tree.inodes import Inode
 from store.heads.tree.table import Table
 
@@ -170,4 +170,4 @@ def status(table: Table) -> FileSystemStatus:
     space = os.statvfs(journal.path)
     used = journal.segments.total_bytes
     free = max(0, min(journal.budget_bytes - used, space.f_bavail * space.f_frsize))
-    return FileSystemStatus(used + free, free, table.next)
+    return FileSystemStatus(used + free, free, table.next - OWN)

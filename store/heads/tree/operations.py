@@ -189,7 +189,7 @@ class HeadTree:
             return inode
 
     def unlink(self, parent: int, name: bytes) -> None:
-        with self._changing():
+        with self._changing(frees=True):
             directory, inode = self._found(parent, name)
             if inode.is_directory:
                 fail(errno.EISDIR)
@@ -197,7 +197,7 @@ class HeadTree:
             self._drop_name(inode)
 
     def rmdir(self, parent: int, name: bytes) -> None:
-        with self._changing():
+        with self._changing(frees=True):
             if name == b".":
                 fail(errno.EINVAL)
             if name == b"..":
@@ -375,7 +375,7 @@ class HeadTree:
         mtime_ns: int | None = None,
         ctime_ns: int | None = None,
     ) -> Inode:
-        with self._changing():
+        with self._changing(frees=True):
             inode = self.table.get(number)
             if size is not None:
                 files.prepare(self.table, inode, size, size)
@@ -448,7 +448,7 @@ class HeadTree:
         inode.xattrs[name] = bytes(value)
 
     def removexattr(self, number: int, name: bytes) -> None:
-        with self._changing():
+        with self._changing(frees=True):
             inode = self.table.get(number)
             if name not in inode.xattrs:
                 fail(errno.ENODATA)
@@ -518,21 +518,27 @@ class HeadTree:
     def statfs(self) -> FileSystemStatus:
         return files.status(self.table)
 
-    def _changing(self) -> "_Changing":
-        return _Changing(self)
+    def _changing(self, *, frees: bool = False) -> "_Changing":
+        return _Changing(self, frees=frees)
 
 
 class _Changing:
-    """The lock, with room for what changes. An operation in it is whole or not there."""
+    """The lock, with room for what changes. An operation in it is whole or not there.
 
-    __slots__ = ("_tree",)
+    What `frees` room goes on when the disk is full.
+    """
 
-    def __init__(self, tree: HeadTree) -> None:
-        self._tree = tree
+    __slots__ = ("_frees", "_tree")
+
+    def __init__(self, tree: HeadTree, *, frees: bool) -> None:
+        self._tree, self._frees = tree, frees
 
     def __enter__(self) -> None:
         tree = self._tree
-        tree.journal.admit(0)
+        if self._frees:
+            tree.journal.check()
+        else:
+            tree.journal.admit(0)
         tree._lock.acquire()
         try:
             tree.table.make_room()

@@ -10,7 +10,7 @@ from store.datastore.datastore import Datastore
 from store.datastore.snapshots import SyncLevel
 from store.errors import Locked, NotFound, OutOfSpace, WrongKey
 from store.format.crypt import CryptConfig
-from store.heads import Heads, WouldWait
+from store.heads import Heads, WouldWait, journal
 from store.heads.control import SOCKET
 from store.heads.head import OpenHead
 from tests.fakes.datastores import GROUP, ROOT
@@ -160,6 +160,26 @@ def test_a_disk_that_is_full(head: OpenHead, monkeypatch: pytest.MonkeyPatch) ->
     assert tree.getattr(file).size == 0
     tree.write(file, 0, b"y" * 1000)
     assert tree.read(file, 0, 2000) == b"y" * 1000
+
+
+def test_what_frees_room_goes_on_when_the_disk_is_full(
+    head: OpenHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = head.create_tree("root.pxar")
+    for name in (b"a", b"b"):
+        tree.write(tree.create(tree.root, name, 0o644, 0, 0).number, 0, bytes(1000))
+    space = os.statvfs(head.directory)
+    full = os.statvfs_result((*space[:4], 100, *space[5:]))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda _: full)
+        head.journal._unlooked = journal.LOOK_AT_SPACE
+        with pytest.raises(OutOfSpace):
+            tree.mkdir(tree.root, b"d", 0o755, 0, 0)
+        tree.unlink(tree.root, b"a")
+        tree.setattr(tree.lookup(tree.root, b"b").number, size=10)
+        tree.sync()
+    tree.mkdir(tree.root, b"d", 0o755, 0, 0)
+    assert {entry.name for entry in tree.iterate(tree.root)} == {b"b", b"d"}
 
 
 def test_what_nobody_has_open_is_gone_after_a_crash(heads: Heads) -> None:

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from store.heads import WouldWait
+from store.heads import Heads, WouldWait
+from store.heads import journal as journal_module
 from store.heads.head import OpenHead
+from store.heads.journal import Journal
+from tests.fakes.datastores import GROUP, ROOT
 
 ROUNDS, SEALS = 150, 4
 MIB = 1 << 20
@@ -112,6 +115,29 @@ def test_all_at_once(head: OpenHead) -> None:
             for name, attributes, _ in tree.iterate(directory)
         }
         assert found == mine
+
+
+def test_what_nobody_syncs_is_durable_soon(heads: Heads, monkeypatch: pytest.MonkeyPatch) -> None:
+    committed = threading.Event()
+    sync = Journal.sync
+
+    def note(journal: Journal) -> None:
+        sync(journal)
+        committed.set()
+
+    monkeypatch.setattr(journal_module, "COMMIT_INTERVAL_S", 0.02)
+    with heads.open(ROOT, GROUP) as head:
+        tree = head.create_tree("root.pxar")
+        monkeypatch.setattr(Journal, "sync", note)
+        file = tree.create(tree.root, b"f", 0o644, 0, 0).number
+        tree.write(file, 0, b"content")
+        for _ in range(2):  # the first may have begun before
+            committed.clear()
+            assert committed.wait(20)
+        head.abandon()
+    with heads.open(ROOT, GROUP) as head:
+        tree = head.tree("root.pxar")
+        assert tree.read(tree.lookup(tree.root, b"f").number, 0, 10) == b"content"
 
 
 @pytest.mark.parametrize("call", ["fdatasync", "COMMIT"])

@@ -350,6 +350,23 @@ def test_entries_again_by_their_offset() -> None:
         accessor.entry_at(sub.offset)
 
 
+@pytest.mark.parametrize("archive", [sample(), large_directory(300)], ids=["sample", "large"])
+def test_entries_by_nothing_but_their_offset(archive: bytes) -> None:
+    accessor = open_archive(archive, None)
+    for path, entry in walk(accessor):
+        if not path:
+            continue
+        found = accessor.entry_within(entry.offset)
+        assert (found.name, found.offset, found.end) == (entry.name, entry.offset, entry.end)
+        names = [directory.name for directory in accessor.path_to(entry.offset)]
+        assert b"/".join(names[1:]) == path.rpartition(b"/")[0]
+        with pytest.raises(FormatError):
+            accessor.entry_within(entry.offset + 1)
+    for outside in (0, -1, 1 << 62):
+        with pytest.raises(FormatError):
+            accessor.entry_within(outside)
+
+
 @pytest.mark.parametrize("length", range(826))
 def test_every_truncation_is_an_error(length: int) -> None:
     with pytest.raises(FormatError):
