@@ -156,10 +156,11 @@ class ParserProcess:
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()
         limits = self._limits
+        # -P: else Python looks for modules in the directory we happen to be in, anybody's perhaps.
         with theirs:
             self._child = subprocess.Popen(
                 [
-                    sys.executable, "-s", "-m", CHILD,
+                    sys.executable, "-P", "-s", "-m", CHILD,
                     str(theirs.fileno()), str(self.stream.size), self.kind,
                     str(limits.memory), str(limits.seconds), str(limits.entries),
                 ],

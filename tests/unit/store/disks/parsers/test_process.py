@@ -160,6 +160,16 @@ def test_an_answer_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     crew.close()
 
 
+def test_a_child_takes_nothing_from_the_directory_we_are_in(
+    disk: DiskFile, crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "__init__.py").write_text("open('taken', 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert len(names(ParsedTree(ParserProcess(disk, "ext4", crew, "disk")))) == FILES
+    assert not Path("taken").exists()
+
+
 FORBIDDEN = """
 import os, socket, subprocess, sys, resource
 from store.disks.parsers import sandbox
