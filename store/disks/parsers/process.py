@@ -107,6 +107,11 @@ class ParserProcess:
         self._link: socket.socket | None = None
         self._closed = False
 
+    @property
+    def most_entries(self) -> int:
+        """How many a directory may have."""
+        return self._limits.entries
+
     def ask(self, op: int, number: int = 0, a: int = 0, size: int = 0, name: bytes = b"") -> bytes:
         """The payload of the answer.
 
