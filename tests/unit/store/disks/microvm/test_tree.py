@@ -33,17 +33,30 @@ class FakeAppliance:
         self.word = word
         self.starts = 0
 
+    def kernel_image(self) -> bytes:
+        return b""
+
     def first_root(self, kind: str) -> bytes:
         assert kind == "ext4"
         return self.word.encode()
 
-    def command(self, accelerator: str, disk: Path) -> Command:
+    def command(self, accelerator: str) -> Command:
         assert accelerator == "tcg"
-        assert disk.is_socket()
         self.starts += 1
         agent = ["-m", "tests.fakes.guest_agent"]
         environment = ["env", f"PYTHONPATH={HOUSE}", sys.executable]
-        return lambda port, first_root: [*environment, *agent, str(port), str(first_root)]
+        return lambda port, _disk, _kernel, first_root: [
+            *environment,
+            *agent,
+            str(port),
+            str(first_root),
+        ]
+
+
+@pytest.fixture(autouse=True)
+def _as_ourselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody may not be let near this Python."""
+    monkeypatch.setattr("store.disks.microvm.machine.os.geteuid", lambda: 1)
 
 
 def new_guest(
@@ -204,6 +217,20 @@ def test_a_guest_that_does_not_come_up_is_closed_at_once() -> None:
         guest.close()
         with pytest.raises(IntegrityError, match="part3: closed"):
             opening.result(30)
+
+
+def test_a_guest_closed_before_it_is_started_is_not_waited_for() -> None:
+    class Slow(FakeAppliance):
+        def kernel_image(self) -> bytes:
+            closing.submit(guest.close)
+            while not guest._closed:
+                pass
+            return b""
+
+    guest = new_guest(Slow("deaf"))
+    with ThreadPoolExecutor(1) as closing, pytest.raises(IntegrityError, match="part3: closed"):
+        GuestFiles(guest)
+    assert guest.pid is None
 
 
 def test_nothing_is_left_of_a_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
