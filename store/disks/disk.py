@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 OPEN_DISKS = 64
 OPEN_TREES = 8
+PARSERS, MACHINE = "parsers", "machine"
 # Of each replayed journal; the rest goes into an encrypted file.
 OVERLAY_MEMORY = 16 << 20
 
@@ -222,6 +223,7 @@ class DiskPart:
         self.directory = f"{part.name}.unclean" if part.state is State.UNCLEAN else part.name
         self._where, self._disks = where, disks
         self._needs_recovery = needs_recovery
+        self._engine = ""
 
     def opened_tree(self) -> GuestTree | None:
         """Its files, if they are open."""
@@ -240,7 +242,12 @@ class DiskPart:
         return self._disks.tree(self, self._open)
 
     def _open(self) -> GuestTree:
-        """By the parsers if they can; the machine's kernel knows what they do not."""
+        """By the parsers if they can; the machine's kernel knows what they do not.
+
+        Later by the same: the numbers of files, which are still known outside, are the engine's.
+        """
+        if self._engine == MACHINE:
+            return self._by_machine()
         try:
             if self._needs_recovery and self.state is State.CLEAN:
                 return self._recovered()
@@ -249,7 +256,9 @@ class DiskPart:
             raise
         except IntegrityError as error:
             engine = self._disks.machine
-            if self.kind not in PARSED or engine is None or engine.why_not(str(self.kind)):
+            if self._engine or self.kind not in PARSED or engine is None:
+                raise
+            if engine.why_not(str(self.kind)):
                 raise
             log.info("%s: the micro-VM is tried: %s", self._where, error)
             return self._by_machine()
@@ -263,15 +272,19 @@ class DiskPart:
     def _by_machine(self) -> GuestTree:
         engine = self._disks.machine
         assert engine is not None  # or its state would say so
-        return engine.open(self.part, self.raw)
+        tree = engine.open(self.part, self.raw)
+        self._engine = MACHINE
+        return tree
 
     def _parsed(self, blocks: ReadAt) -> GuestTree:
         process = ParserProcess(blocks, str(self.kind), self._disks.crew, self._where)
         try:
-            return ParsedTree(process)
+            tree = ParsedTree(process)
         except StoreError:
             process.close()
             raise
+        self._engine = PARSERS
+        return tree
 
 
 def open_disk(stream: ReadAt, name: str = "disk", options: DiskOptions = DiskOptions()) -> Disk:

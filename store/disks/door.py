@@ -6,7 +6,6 @@ stream they can only read.
 
 import errno
 import logging
-import os
 import shutil
 import socket
 import tempfile
@@ -72,13 +71,12 @@ class Door:
 
     Args:
         stream: what is served; read-only unless it is Writable.
-        owner: (uid, gid) of the program that is to come in; others than root cannot otherwise.
 
     Attributes:
         path: the socket, alone in a directory of mode 0700, removed with it.
     """
 
-    def __init__(self, stream: ReadAt, owner: tuple[int, int] | None = None) -> None:
+    def __init__(self, stream: ReadAt) -> None:
         self._stream = stream
         self._flags = transmission_flags(writable=isinstance(stream, Writable))
         self._folder = Path(tempfile.mkdtemp(prefix="vaultway-door-"))
@@ -88,9 +86,6 @@ class Door:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(self.path))
         self._listener.listen(16)
-        if owner is not None:
-            os.chown(self.path, *owner)
-            os.chown(self._folder, *owner)
         self._clients: set[socket.socket] = set()
         self._closing = False
         self._threads = [Thread(target=self._accept, name="disk-door", daemon=True)]
@@ -125,19 +120,28 @@ class Door:
         """Let nobody else in; whoever is in stays. Nothing is left if we are killed after it."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def let_in(self) -> socket.socket:
+        """A connection for a program that inherits it: it needs no right to the socket's place."""
+        ours, theirs = socket.socketpair()
+        self._welcome(ours)
+        return theirs
+
     def _accept(self) -> None:
         while not self._closing:
             try:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            self._clients.add(client)
-            thread = Thread(target=self._serve, args=(client,), name="disk-door", daemon=True)
-            self._threads.append(thread)
-            thread.start()
-            if self._is_closing():  # it came in while the others were being shown out
-                with suppress(OSError):
-                    client.shutdown(socket.SHUT_RDWR)
+            self._welcome(client)
+
+    def _welcome(self, client: socket.socket) -> None:
+        self._clients.add(client)
+        thread = Thread(target=self._serve, args=(client,), name="disk-door", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        if self._is_closing():  # it came in while the others were being shown out
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
 
     def _serve(self, client: socket.socket) -> None:
         with client:

@@ -2,8 +2,10 @@
 
     part ← Overlay ← Door (NBD) ← nbdfuse (a file) ← e2fsck
 
-The disk itself is never written. e2fsck, which takes apart what a guest wrote, is run as nobody
-when we are root; nbdfuse only passes bytes on, and nobody may not be let near /dev/fuse.
+The file is taken out of the tree as soon as it is open, so that nothing stays mounted whatever
+becomes of us. The disk itself is never written. e2fsck, which takes apart what a guest wrote, is
+run as nobody when we are root; nbdfuse only passes bytes on, and nobody may not be let near
+/dev/fuse.
 """
 
 import logging
@@ -92,8 +94,8 @@ class _Guarded:
 
 
 @contextmanager
-def _as_file(overlay: Overlay) -> "Iterator[Path]":
-    """The overlay as a file that a program can open."""
+def _as_file(overlay: Overlay) -> "Iterator[int]":
+    """The overlay as an open file, which a program can inherit."""
     folder = Path(tempfile.mkdtemp(prefix="vaultway-replay-"))
     is_root = os.geteuid() == 0
     try:
@@ -104,19 +106,23 @@ def _as_file(overlay: Overlay) -> "Iterator[Path]":
             process = _start(["nbdfuse", *options, str(folder / "disk"), door.uri])
             try:
                 _wait_for(folder / "disk", process)
-                yield folder / "disk"
+                with (folder / "disk").open("r+b", buffering=0) as file:
+                    _detach(folder)
+                    yield file.fileno()
             finally:
-                _unmount(folder, process)
+                _end(folder, process)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(command: list[str], user: int | None = None) -> subprocess.Popen[bytes]:
+def _start(
+    command: list[str], user: int | None = None, inherited: tuple[int, ...] = ()
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={"PATH": PATH, "LANG": "C", "LC_ALL": "C"}, start_new_session=True,
-        user=user, group=user, extra_groups=None if user is None else [],
+        user=user, group=user, extra_groups=None if user is None else [], pass_fds=inherited,
     )  # fmt: skip
 
 
@@ -132,9 +138,15 @@ def _wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.01)
 
 
-def _unmount(folder: Path, process: subprocess.Popen[bytes]) -> None:
+def _detach(folder: Path) -> None:
     with suppress(OSError, subprocess.TimeoutExpired):
         _start(["fusermount3", "-u", "-z", str(folder)]).communicate(timeout=START_S)
+
+
+def _end(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    """It ends by itself, for nobody has its file any more."""
+    if folder.is_mount():  # it was late
+        _detach(folder)
     try:
         process.communicate(timeout=START_S)
     except subprocess.TimeoutExpired:
@@ -142,13 +154,13 @@ def _unmount(folder: Path, process: subprocess.Popen[bytes]) -> None:
         process.communicate()
 
 
-def _check(file: Path, name: str) -> None:
+def _check(file: int, name: str) -> None:
     command = [
         "setpriv", "--no-new-privs", "--",
         "prlimit", f"--as={E2FSCK_MEMORY}", "--core=0", f"--cpu={REPLAY_S:.0f}", "--",
-        "e2fsck", "-y", "-E", "journal_only", str(file),
+        "e2fsck", "-y", "-E", "journal_only", f"/proc/self/fd/{file}",
     ]  # fmt: skip
-    process = _start(command, NOBODY if os.geteuid() == 0 else None)
+    process = _start(command, NOBODY if os.geteuid() == 0 else None, (file,))
     try:
         said = process.communicate(timeout=REPLAY_S)[0].decode(errors="replace")
     except subprocess.TimeoutExpired as error:

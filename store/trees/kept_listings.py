@@ -13,6 +13,7 @@ matches. Anybody may delete it at any time. Nothing here raises: what cannot be 
 listed from the archive.
 """
 
+import errno
 import logging
 import mmap
 import os
@@ -56,12 +57,12 @@ class KeptListings:
 
     def _open(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._file = os.open(path, flags, 0o600)
+        self._file = _open_ours(path)
         if not self._find_records():
             path.unlink()
             os.close(self._file)
-            self._file = os.open(path, flags, 0o600)
+            self._file = -1
+            self._file = _open_ours(path)
             self._places.clear()
         os.utime(self._file)
         make_room(path)
@@ -124,6 +125,16 @@ class KeptListings:
         if os.write(self._file, record) == len(record):
             end = os.lseek(self._file, 0, os.SEEK_CUR)
             self._places[directory] = end - len(blob), len(blob)
+
+
+def _open_ours(path: Path) -> int:
+    """A descriptor; OSError for what somebody else put there: under sudo this may be his home."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    file = os.open(path, flags, 0o600)
+    if os.fstat(file).st_uid != os.geteuid():
+        os.close(file)
+        raise PermissionError(errno.EPERM, f"{path} is somebody else's")
+    return file
 
 
 def open_kept_listings(csum: bytes, key: CryptConfig | None) -> KeptListings | None:

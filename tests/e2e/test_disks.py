@@ -55,11 +55,17 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def mount(kit: Path, place: Path) -> Iterator[Path]:
-    """A mount with one snapshot `vm/N` for each image of the kit, N being its name."""
+def store(kit: Path, place: Path) -> Path:
+    """The datastore with one snapshot `vm/N` for each image of the kit, N being its name."""
     for image in kit.glob("*.raw"):
         back_up(place / "store", image, image.stem)
-    with mounted(place / "store", place / "mount") as there:
+    return place / "store"
+
+
+@pytest.fixture(scope="module")
+def mount(store: Path, place: Path) -> Iterator[Path]:
+    """A mount of it."""
+    with mounted(store, place / "mount") as there:
         yield there
 
 
@@ -281,9 +287,9 @@ class TestTheMount:
             assert seen_facts(inside(mount, "sealed") / "part1") == told_facts(kit, "plain")
 
     def test_few_parsers_live_and_all_end_with_the_mount(
-        self, kit: Path, place: Path, tmp_path: Path
+        self, kit: Path, store: Path, tmp_path: Path
     ) -> None:
-        with mounted(place / "store", tmp_path / "mount") as mount:
+        with mounted(store, tmp_path / "mount") as mount:
             pid = pid_of(mount)
             for image in sorted(kit.glob("*.raw")):
                 for part in inside(mount, image.stem).glob("part?"):

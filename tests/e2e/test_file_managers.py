@@ -63,7 +63,8 @@ def test_walking_reads_metadata_alone(mount: WatchedMount) -> None:
         for entry in os.scandir(directory):
             entry.stat()
     metadata = 2  # the tree's one chunk of it, and the catalog's if it had one
-    assert len(mount.chunks_read()) <= metadata
+    tables = 1  # walking enters `drive-scsi0.img.d`, too
+    assert len(mount.chunks_read()) <= metadata + tables
 
 
 @pytest.mark.parametrize("attributes", ["*", "standard::*,thumbnail::*,preview::*"])

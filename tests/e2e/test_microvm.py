@@ -25,6 +25,7 @@ from store.disks.microvm.engine import MicroVmEngine
 from store.disks.microvm.guest import Guest
 from store.disks.microvm.pool import Pool
 from store.disks.microvm.tree import GuestFiles
+from store.disks.parsers.sandbox import NOBODY
 from store.errors import FormatError, IntegrityError, StoreError
 from store.format.buffer import BytesReadAt, ReadAt
 from store.format.pxar.entries import Entry, EntryKind, acl_to_xattrs
@@ -276,6 +277,7 @@ def test_nothing_outlives_a_killed_owner(tmp_path: Path) -> None:
             assert owner.stdout is not None
             pid = int(owner.stdout.readline())
             assert b"qemu" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            assert Path(f"/proc/{pid}").stat().st_uid == NOBODY
             owner.kill()
         assert os.listdir(left) == []
     deadline = time.monotonic() + 10

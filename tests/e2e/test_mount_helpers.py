@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from fsgateway.installing import HELPERS
 from tests.fakes.archives import SplitTree, snapshot, stat
 from tests.fakes.datastores import local_datastore
+from tests.guest_disks import make_disk
 from tests.program import environment, error_line, mounted, run, started
 
 pytestmark = [pytest.mark.needs("fuse", "root"), pytest.mark.xdist_group("mount")]
@@ -212,13 +214,10 @@ class TestService:
     def test_the_rights_of_the_unit_are_enough(self, repository: Path, tmp_path: Path) -> None:
         """As root without the capabilities that the unit takes away, on somebody else's files."""
         text = run("mount", "--print-unit").stdout
-        bounds = next(x for x in text.splitlines() if x.startswith("CapabilityBoundingSet="))
-        names = bounds.removeprefix("CapabilityBoundingSet=").lower().replace("cap_", "").split()
         subprocess.run(["chown", "-R", "nobody", repository], check=True)
         repository.chmod(0o700)
         there = tmp_path / "m"
         there.mkdir()
-        kept = ",".join(["-all", *(f"+{name}" for name in names)])
         program = text.partition("ExecStart=")[2].split(" mount ")[0]
         command = f"""
             {program} mount {repository} {there} -o allow_other --log {tmp_path}/log
@@ -226,7 +225,43 @@ class TestService:
             {program} umount {there}
         """
         done = subprocess.run(
-            ["setpriv", "--bounding-set", kept, "--no-new-privs", "sh", "-ec", command],
+            [*with_the_rights_of(text), "sh", "-ec", command],
             capture_output=True, text=True, check=False, env=environment(), timeout=60,
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (0, "line\n"), done.stderr
+
+    @pytest.mark.needs("nbd")
+    def test_its_rights_are_enough_to_look_into_disks(self, tmp_path: Path) -> None:
+        """A journal is replayed, and the children, who are nobody's, can be ended."""
+        disk = tmp_path / "disk"
+        make_disk(disk, "ext4", 16)
+        recover = ["/usr/sbin/debugfs", "-w", "-R", "feature needs_recovery", str(disk)]
+        subprocess.run(recover, check=True, capture_output=True)
+        unit = run("mount", "--print-unit").stdout
+        done = subprocess.run(
+            [*with_the_rights_of(unit), sys.executable, "-c", LOOK_INSIDE, str(disk)],
+            capture_output=True, text=True, check=False, timeout=60, env=environment(),
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (0, "clean [b'lost+found']\n"), done.stderr
+
+
+def with_the_rights_of(unit: str) -> list[str]:
+    """What a command is put behind to have the capabilities that a unit leaves it."""
+    bounds = next(x for x in unit.splitlines() if x.startswith("CapabilityBoundingSet="))
+    names = bounds.removeprefix("CapabilityBoundingSet=").lower().replace("cap_", "").split()
+    kept = ",".join(["-all", *(f"+{name}" for name in names)])
+    return ["setpriv", "--bounding-set", kept, "--no-new-privs"]
+
+
+LOOK_INSIDE = """
+import sys
+from pathlib import Path
+from store.disks.disk import DiskOptions, open_disk
+from tests.fakes.disk_files import DiskFile
+
+disk = open_disk(DiskFile(Path(sys.argv[1])), "disk", DiskOptions(use_machine=False))
+(part,) = disk.parts
+tree = part.open_tree()
+print(part.state, [entry.name for entry in tree.iterate(tree.root())])
+disk.close()
+"""

@@ -63,9 +63,13 @@ class Appliance:
         """Whether its kernel has it."""
         return _modules(self.kernel.modules).has(module)
 
-    def command(self, accelerator: str, disk: Path) -> Command:
-        """How QEMU is called; `disk` is the socket of an NBD server."""
-        return partial(qemu_command, self.kernel, accelerator, disk)
+    def command(self, accelerator: str) -> Command:
+        """How QEMU is called."""
+        return partial(qemu_command, accelerator)
+
+    def kernel_image(self) -> bytes:
+        """What is booted. Raises BackendError."""
+        return _content(self.kernel.image)
 
     def first_root(self, kind: str) -> bytes:
         """The guest's files: agent, modules for this kind of file system, settings.
@@ -74,10 +78,7 @@ class Appliance:
         """
         module, options = FILE_SYSTEMS[kind]
         found = _modules(self.kernel.modules).needed((*_DRIVERS, module), _WISHED[module])
-        try:
-            agent = self.agent.read_bytes()
-        except OSError as error:
-            raise BackendError(f"{self.agent}: {error.strerror}") from error
+        agent = _content(self.agent)
         return encode_cpio(
             [
                 *map(directory, ("dev", "proc", "top", "modules")),
@@ -87,6 +88,13 @@ class Appliance:
                 *(regular(f"modules/{name}", content) for name, content in found),
             ]
         )
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BackendError(f"{path}: {error.strerror}") from error
 
 
 # A kernel's modules are thousands of files, and do not change under its name.

@@ -5,7 +5,7 @@ from store.disks.microvm.accelerator import Accelerator
 from store.disks.microvm.appliance import FILE_SYSTEMS, find_appliance
 from store.disks.microvm.guest import Guest
 from store.disks.microvm.pool import Pool
-from store.disks.microvm.tree import GuestFiles
+from store.disks.microvm.tree import GuestFiles, Numbers
 from store.errors import FormatError, InvalidName, NotFound, StoreError
 from store.format.buffer import ReadAt
 
@@ -16,6 +16,8 @@ class MicroVmEngine:
     def __init__(self, pool: Pool | None = None, accelerator: Accelerator | None = None) -> None:
         self._pool = pool or Pool()
         self._accelerator = accelerator
+        # By name of the part: a number means the same file when it is opened anew.
+        self._numbers: dict[str, Numbers] = {}
 
     def why_not(self, kind: str) -> str:
         if kind not in FILE_SYSTEMS:
@@ -38,7 +40,7 @@ class MicroVmEngine:
         assert self._accelerator is not None
         guest = Guest(name, str(part.kind), blocks, find_appliance(), self._accelerator, self._pool)
         try:
-            return GuestFiles(guest)
+            return GuestFiles(guest, self._numbers.setdefault(name, Numbers(name)))
         except StoreError:
             guest.close()
             raise

@@ -4,7 +4,6 @@ import logging
 import time
 from collections import deque
 from contextlib import suppress
-from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
@@ -31,10 +30,13 @@ CRASHES, CRASH_WINDOW_S = 3, 60.0
 class Parts(Protocol):
     """What a machine is made of: an Appliance."""
 
+    def kernel_image(self) -> bytes:
+        """What is booted."""
+
     def first_root(self, kind: str) -> bytes:
         """The guest's files."""
 
-    def command(self, accelerator: str, disk: Path) -> Command:
+    def command(self, accelerator: str) -> Command:
         """How it is started."""
 
 
@@ -147,6 +149,8 @@ class Guest:
                 self._appliance, self._kind, self._accelerator.name, overlay, self.name
             )
             try:
+                if self._closed:  # while it was being started: `close` has not seen it
+                    raise IntegrityError(f"{self.name}: closed")
                 return self._booted(session)
             except Broken as error:
                 self._drop()
@@ -162,7 +166,6 @@ class Guest:
         began = time.monotonic()
         error, session.ready = session.talk.ready(self._accelerator.boot_timeout_s)
         self._accelerator.works()
-        session.shut_door()
         if error:
             raise self._not_mounted(error, session.ready)
         if self._replayed is None:
@@ -221,12 +224,13 @@ class Session:
     def __init__(
         self, appliance: Parts, kind: str, accelerator: str, overlay: Overlay, name: str
     ) -> None:
-        first_root = appliance.first_root(kind)
+        kernel, first_root = appliance.kernel_image(), appliance.first_root(kind)
         self._overlay, self._is_kept = overlay, False
         self._door = Door(overlay)
         try:
-            command = appliance.command(accelerator, self._door.path)
-            self.machine = Machine(command, first_root, name)
+            command, disk = appliance.command(accelerator), self._door.let_in()
+            self._door.shut()
+            self.machine = Machine(command, disk, kernel, first_root, name)
         except BaseException:
             self._let_go()
             raise
@@ -238,10 +242,6 @@ class Session:
         self._let_go()
         with suppress(OSError):
             self.machine.port.close()
-
-    def shut_door(self) -> None:
-        """QEMU is in: the socket's name is not needed any more."""
-        self._door.shut()
 
     def keep_overlay(self) -> Overlay:
         """What it wrote outlives it; the caller closes it."""

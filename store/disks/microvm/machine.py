@@ -3,38 +3,49 @@
 It may not outlive us, whatever becomes of us: the kernel kills it when the thread that started it
 ends (PR_SET_PDEATHSIG goes by threads), so one thread starts it, reads its console and waits for
 its end. It leaves nothing behind: its files are inherited descriptors.
+
+What a guest's disk makes of QEMU must not become root: when we are, QEMU is nobody, who may open
+nothing but what it inherits and /dev/kvm.
 """
 
 import os
 import socket
 import subprocess
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from threading import Event, Thread
 
 from store.disks.microvm.protocol import printable
+from store.disks.parsers.sandbox import NOBODY
 from store.errors import BackendError
 
 CONSOLE_KEPT = 16 * 1024
 END_TIMEOUT_S = 10
 PANIC = "Kernel panic"
 
-# From the two descriptors that the process inherits, its port and its first root.
-Command = Callable[[int, int], list[str]]
+KVM = Path("/dev/kvm")
+
+# From the descriptors that the process inherits: its port, disk, kernel and first root.
+Command = Callable[[int, int, int, int], list[str]]
 
 
 class Machine:
     """A running QEMU. `port` talks to the agent in it.
 
     Args:
-        command: makes the command line from the two descriptors it inherits, port and first root.
-        first_root: contents of the second.
+        command: makes the command line from the descriptors it inherits.
+        disk: the second, which is closed here: a connection to the door of its disk.
+        kernel: contents of the third.
+        first_root: of the fourth.
         name: of the disk, for messages.
 
     Raises BackendError: it cannot be started.
     """
 
-    def __init__(self, command: Command, first_root: bytes, name: str) -> None:
+    def __init__(
+        self, command: Command, disk: socket.socket, kernel: bytes, first_root: bytes, name: str
+    ) -> None:
         self.name = name
         self.port, theirs = socket.socketpair()
         self._console = bytearray()
@@ -42,7 +53,10 @@ class Machine:
         self._failure: OSError | None = None
         self._started, self._ended = Event(), Event()
         self._thread = Thread(
-            target=self._live, args=(command, theirs, first_root), name="micro-vm", daemon=True
+            target=self._live,
+            args=(command, theirs, disk, kernel, first_root),
+            name="micro-vm",
+            daemon=True,
         )
         self._thread.start()
         self._started.wait()
@@ -80,31 +94,30 @@ class Machine:
         told = [line for line in lines if PANIC in line] or [line for line in lines if line][-1:]
         return told[0][:200] if told else "it said nothing"
 
-    def _live(self, command: Command, theirs: socket.socket, first_root: bytes) -> None:
+    def _live(
+        self, command: Command, theirs: socket.socket, disk: socket.socket, *contents: bytes
+    ) -> None:
         """The thread: it must not end before QEMU does."""
-        with theirs:
-            files = os.memfd_create("first-root")
-            try:
-                _write(files, first_root)
-                self._process = self._start(command(theirs.fileno(), files), theirs, files)
-            except OSError as error:
-                self._failure = error
-            finally:
-                os.close(files)
-                self._started.set()
+        try:
+            with theirs, disk, ExitStack() as files:
+                inherited = [theirs.fileno(), disk.fileno()]
+                inherited += [_in_memory(files, each) for each in contents]
+                self._process = self._start(command(*inherited), inherited)
+        except OSError as error:
+            self._failure = error
+        finally:
+            self._started.set()
         if self._process is not None:
             self._listen(self._process)
         self._ended.set()
         with suppress(OSError):
             self.port.shutdown(socket.SHUT_RDWR)  # whoever waits for a reply learns of it
 
-    def _start(
-        self, command: list[str], theirs: socket.socket, files: int
-    ) -> "subprocess.Popen[bytes]":
+    def _start(self, command: list[str], inherited: list[int]) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "--", *command],
+            ["setpriv", "--no-new-privs", *_as_nobody(), "--pdeathsig", "KILL", "--", *command],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            pass_fds=(theirs.fileno(), files), start_new_session=True,
+            pass_fds=inherited, start_new_session=True,
         )  # fmt: skip
 
     def _listen(self, process: "subprocess.Popen[bytes]") -> None:
@@ -115,7 +128,18 @@ class Machine:
                 del self._console[:-CONSOLE_KEPT]
 
 
-def _write(file: int, data: bytes) -> None:
+def _as_nobody() -> list[str]:
+    if os.geteuid() != 0:
+        return []
+    group = f"--groups={KVM.stat().st_gid}" if KVM.exists() else "--clear-groups"
+    return [f"--reuid={NOBODY}", f"--regid={NOBODY}", group]
+
+
+def _in_memory(files: ExitStack, data: bytes) -> int:
+    """A file that anybody may open who has it."""
+    file = os.memfd_create("micro-vm")
+    files.callback(os.close, file)
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
+    return file

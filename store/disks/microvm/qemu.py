@@ -1,9 +1,5 @@
 """How QEMU is called: with nothing but a processor, a disk and a serial port."""
 
-from pathlib import Path
-
-from store.disks.microvm.kernels import Kernel
-
 QEMU = "qemu-system-x86_64"
 MEMORY_MIB = 192
 # Translated code, of an emulated processor.
@@ -18,16 +14,14 @@ KERNEL_ARGUMENTS = (
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
-def qemu_command(
-    kernel: Kernel, accelerator: str, disk: Path, port: int, first_root: int
-) -> list[str]:
+def qemu_command(accelerator: str, port: int, disk: int, kernel: int, first_root: int) -> list[str]:
     """The command line.
 
     Args:
-        kernel: to boot.
         accelerator: `tcg` or `kvm`.
-        disk: the Unix socket of an NBD server; the guest may write to what it serves.
         port: descriptor of the socket that the agent's serial port is.
+        disk: descriptor of a connection to an NBD server; the guest may write to what it serves.
+        kernel: descriptor of the kernel's image.
         first_root: descriptor of the guest's first files, a cpio archive.
     """
     accel = f"tcg,tb-size={CODE_MIB}" if accelerator == "tcg" else accelerator
@@ -36,10 +30,10 @@ def qemu_command(
         QEMU, "-machine", "pc,usb=off,vmport=off,hpet=on", "-accel", accel, "-cpu", "max",
         "-m", f"{MEMORY_MIB}M", "-smp", "1", "-nodefaults", "-no-user-config", "-sandbox", _SANDBOX,
         "-display", "none", "-no-reboot", "-serial", "stdio", "-nic", "none",
-        "-kernel", str(kernel.image), "-initrd", f"/proc/self/fd/{first_root}",
+        "-kernel", f"/proc/self/fd/{kernel}", "-initrd", f"/proc/self/fd/{first_root}",
         "-append", KERNEL_ARGUMENTS,
         "-chardev", f"socket,id=port,fd={port}", "-device", "virtio-serial-pci,max_ports=2",
         "-device", "virtserialport,chardev=port",
-        "-blockdev", f"driver=nbd,node-name=disk,server.type=unix,server.path={disk}",
+        "-blockdev", f"driver=nbd,node-name=disk,server.type=fd,server.str={disk}",
         "-device", "virtio-blk-pci,drive=disk",
     ]  # fmt: skip

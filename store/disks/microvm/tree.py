@@ -45,10 +45,13 @@ class GuestFiles:
     without anything being kept for it; the guest's kernel opens inodes by number.
     """
 
-    def __init__(self, guest: Guest) -> None:
-        """Starts the guest. Raises what it raises; FormatError: it cannot be mounted."""
+    def __init__(self, guest: Guest, numbers: "Numbers | None" = None) -> None:
+        """Starts the guest. Raises what it raises; FormatError: it cannot be mounted.
+
+        numbers: those that files of this disk were given before, by a tree that is closed.
+        """
         self._guest = guest
-        self._numbers = Numbers(guest.name)
+        self._numbers = Numbers(guest.name) if numbers is None else numbers
         self._large = lru_cache(OPENED)(self._find_large)
         self._top = guest.top()
         self._root = self._entry(self._record(Op.STAT, self._top))

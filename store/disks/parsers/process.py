@@ -107,6 +107,11 @@ class ParserProcess:
         self._link: socket.socket | None = None
         self._closed = False
 
+    @property
+    def most_entries(self) -> int:
+        """How many a directory may have."""
+        return self._limits.entries
+
     def ask(self, op: int, number: int = 0, a: int = 0, size: int = 0, name: bytes = b"") -> bytes:
         """The payload of the answer.
 
@@ -156,10 +161,11 @@ class ParserProcess:
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()
         limits = self._limits
+        # -P: else Python looks for modules in the directory we happen to be in, anybody's perhaps.
         with theirs:
             self._child = subprocess.Popen(
                 [
-                    sys.executable, "-s", "-m", CHILD,
+                    sys.executable, "-P", "-s", "-m", CHILD,
                     str(theirs.fileno()), str(self.stream.size), self.kind,
                     str(limits.memory), str(limits.seconds), str(limits.entries),
                 ],

@@ -16,6 +16,8 @@ from store.format.buffer import ReadAt
 from store.format.pxar.entries import Entry, EntryKind, encode_stat
 
 OPENED = 256
+# A child that looks for the next name for two seconds says so; it may not go on for ever.
+EMPTY_PAGES = 15
 # A `payload_offset` no file has: its inode cannot be read, so neither can it.
 UNREADABLE = (1 << 64) - 1
 
@@ -42,13 +44,16 @@ class ParsedTree:
 
     def iterate(self, directory: Entry) -> Iterator[Entry]:
         self._check(directory)
-        cursor, done = 0, False
+        cursor, done, count, empty = 0, False, 0, 0
         while not done:
             payload = self._process.ask(wire.LIST, directory.offset, cursor)
             done, following, entries = self._page(payload)
             if not done and following < cursor:
                 raise self._wrong("a directory that goes backwards")
-            cursor = following
+            cursor, count = following, count + len(entries)
+            empty = 0 if entries else empty + 1
+            if count > self._process.most_entries or empty > EMPTY_PAGES:
+                raise self._wrong("a directory without an end")
             yield from entries
 
     def _page(self, payload: bytes) -> tuple[bool, int, list[Entry]]:

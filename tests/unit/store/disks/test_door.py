@@ -103,3 +103,13 @@ def test_closing_hangs_up_on_a_client_that_says_nothing() -> None:
     with Door(BytesReadAt(BASE)) as door, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(door.path))
         client.recv(18)
+
+
+def test_who_inherits_a_connection_needs_no_way_to_the_socket() -> None:
+    door = Door(BytesReadAt(BASE))
+    with door.let_in() as client:
+        door.shut()
+        assert not door.path.exists()
+        assert client.recv(18)[:8] == b"NBDMAGIC"
+        door.close()
+        assert client.recv(1) == b""

@@ -136,3 +136,19 @@ def test_nowhere_to_keep_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert kept is not None
     kept.put(1, some(b"a"))
     assert len(os.listdir(tmp_path / "vaultway/listings")) == 1
+
+
+def test_what_somebody_else_put_there_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With sudo the cache may be in the home of who called it."""
+    victim, link = tmp_path / "victim", tmp_path / "x" / "link"
+    link.parent.mkdir()
+    link.symlink_to(victim)
+    kept = KeptListings(link, None)
+    kept.put(7, some(b"name"))
+    assert (kept.get(7), victim.exists()) == (None, False)
+    theirs = KeptListings(tmp_path / "x" / "theirs", None)
+    theirs.put(7, some(b"name"))
+    monkeypatch.setattr("store.trees.kept_listings.os.geteuid", lambda: os.getuid() + 1)
+    assert KeptListings(tmp_path / "x" / "theirs", None).get(7) is None

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from store.disks.base import Part, Segment, SegmentStream
 from store.disks.microvm import guest as guest_module
 from store.disks.microvm.accelerator import Accelerator
+from store.disks.microvm.engine import MicroVmEngine
 from store.disks.microvm.guest import Guest
 from store.disks.microvm.machine import Command
 from store.disks.microvm.pool import Pool
@@ -33,17 +35,30 @@ class FakeAppliance:
         self.word = word
         self.starts = 0
 
+    def kernel_image(self) -> bytes:
+        return b""
+
     def first_root(self, kind: str) -> bytes:
         assert kind == "ext4"
         return self.word.encode()
 
-    def command(self, accelerator: str, disk: Path) -> Command:
+    def command(self, accelerator: str) -> Command:
         assert accelerator == "tcg"
-        assert disk.is_socket()
         self.starts += 1
         agent = ["-m", "tests.fakes.guest_agent"]
         environment = ["env", f"PYTHONPATH={HOUSE}", sys.executable]
-        return lambda port, first_root: [*environment, *agent, str(port), str(first_root)]
+        return lambda port, _disk, _kernel, first_root: [
+            *environment,
+            *agent,
+            str(port),
+            str(first_root),
+        ]
+
+
+@pytest.fixture(autouse=True)
+def _as_ourselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody may not be let near this Python."""
+    monkeypatch.setattr("store.disks.microvm.machine.os.geteuid", lambda: 1)
 
 
 def new_guest(
@@ -204,6 +219,39 @@ def test_a_guest_that_does_not_come_up_is_closed_at_once() -> None:
         guest.close()
         with pytest.raises(IntegrityError, match="part3: closed"):
             opening.result(30)
+
+
+def test_a_guest_closed_before_it_is_started_is_not_waited_for() -> None:
+    class Slow(FakeAppliance):
+        def kernel_image(self) -> bytes:
+            closing.submit(guest.close)
+            while not guest._closed:
+                pass
+            return b""
+
+    guest = new_guest(Slow("deaf"))
+    with ThreadPoolExecutor(1) as closing, pytest.raises(IntegrityError, match="part3: closed"):
+        GuestFiles(guest)
+    assert guest.pid is None
+
+
+def test_numbers_stay_when_a_part_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of Btrfs are by order of appearance, and who has one may use it at any time."""
+
+    class Found(FakeAppliance):
+        def has(self, module: str) -> bool:
+            return True
+
+    monkeypatch.setattr("store.disks.microvm.engine.find_appliance", lambda: Found("well"))
+    engine = MicroVmEngine(accelerator=Accelerator("tcg"))
+    segments = (Segment(0, 4096),)
+    blocks = SegmentStream(BytesReadAt(bytes(4096)), segments, "disk: part1")
+    part, given = Part("part1", "ext4", segments), []
+    for keys in ([Key(257, 300), Key(258, 300)], [Key(258, 300), Key(257, 300)]):
+        with closing(engine.open(part, blocks)) as tree:
+            assert isinstance(tree, GuestFiles)
+            given.append({key: tree._numbers.number(key) for key in keys})
+    assert given[0] == given[1]
 
 
 def test_nothing_is_left_of_a_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,6 +160,26 @@ def test_an_answer_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     crew.close()
 
 
+@pytest.mark.parametrize("kind", ["endless", "hesitant"])
+def test_a_directory_without_end_ends(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(module, "CHILD", "tests.fakes.bad_parser")
+    crew = Crew(limits=Limits(entries=1000))
+    tree = ParsedTree(ParserProcess(BytesReadAt(bytes(8192)), kind, crew, "disk"))
+    with pytest.raises(IntegrityError, match="disk: a directory without an end"):
+        [*tree.iterate(tree.root())]
+    crew.close()
+
+
+def test_a_child_takes_nothing_from_the_directory_we_are_in(
+    disk: DiskFile, crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "__init__.py").write_text("open('taken', 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert len(names(ParsedTree(ParserProcess(disk, "ext4", crew, "disk")))) == FILES
+    assert not Path("taken").exists()
+
+
 FORBIDDEN = """
 import os, socket, subprocess, sys, resource
 from store.disks.parsers import sandbox

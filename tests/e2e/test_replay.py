@@ -1,0 +1,62 @@
+"""A journal is replayed by other people's programs, of which nothing may stay behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from store.disks.replay import replayed
+from tests.fakes.disk_files import DiskFile
+from tests.guest_disks import make_disk
+
+pytestmark = [pytest.mark.needs("fuse", "root", "nbd"), pytest.mark.xdist_group("mount")]
+
+HANGS = """
+import sys, time
+from pathlib import Path
+from store.disks.replay import replayed
+from tests.fakes.disk_files import DiskFile
+
+class Hanging(DiskFile):
+    left = 4
+
+    def read(self, offset, size):
+        self.left -= 1
+        if not self.left:
+            print("hangs", flush=True)
+            time.sleep(600)
+        return super().read(offset, size)
+
+replayed(Hanging(Path(sys.argv[1])), "disk")
+"""
+
+
+@pytest.fixture
+def unclean(tmp_path: Path) -> Path:
+    disk = tmp_path / "disk"
+    make_disk(disk, "ext4", 16)
+    recover = ["/usr/sbin/debugfs", "-w", "-R", "feature needs_recovery", str(disk)]
+    subprocess.run(recover, check=True, capture_output=True)
+    return disk
+
+
+def test_what_was_replayed_is_clean(unclean: Path) -> None:
+    stream = DiskFile(unclean)
+    overlay = replayed(stream, "disk")
+    assert [stream.read(1024 + 0x60, 1)[0] & 4, overlay.read(1024 + 0x60, 1)[0] & 4] == [4, 0]
+    overlay.close()
+    stream.close()
+
+
+def test_nothing_stays_mounted_of_a_killed_mount(unclean: Path, tmp_path: Path) -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", HANGS, unclean], stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2], env=os.environ | {"TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    with owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"hangs\n"
+        owner.kill()
+    assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
