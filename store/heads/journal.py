@@ -76,6 +76,7 @@ class Journal:
         self.changes = self.durable = 0
         self.generation: int = self.rows.meta("generation") or 0
         self.log_start: int = self.rows.meta("log_start") or 0
+        self.segments.begin_from(self.log_start)
         self.segments.live.update(self.rows.fetch("SELECT number, live FROM segment"))
         self._directory = directory
         self._fence = fence

@@ -126,6 +126,14 @@ class Segments:
             self.total_bytes += RECORD + size
             return self.current, position
 
+    def begin_from(self, first: int) -> None:
+        """Number new segments from `first` on at least, even where those before it are gone.
+
+        Recovery reads from a number on: a record in a segment before it would not be found.
+        """
+        self.current = max(self.current, first - 1)
+        self.stamp = max(self.stamp, first)
+
     def roll(self) -> int:
         """Let the next record begin a new segment; the number that one will have."""
         with self._lock:

@@ -136,3 +136,18 @@ def test_an_image_is_as_a_bytearray(kind: str) -> None:
     case = MACHINES[kind].TestCase
     case.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
     case().runTest()
+
+
+def test_what_follows_a_clean_close_is_recovered(tmp_path: Path) -> None:
+    """The segments before it may all be gone: new ones go on from where recovery reads."""
+    heads = Heads(local_datastore(tmp_path / "vault"), tmp_path / "heads")
+    with heads.open(ROOT, GROUP) as head:
+        head.create_image("disk.img", MIB).grow(2 * MIB)
+    head = heads.open(ROOT, GROUP)
+    image = head.image("disk.img")
+    image.grow(3 * MIB)
+    image.write(0, b"x" * 4096, fua=True)
+    crash(head)
+    with heads.open(ROOT, GROUP) as head:
+        image = head.image("disk.img")
+        assert (image.size, image.read(0, 4096)) == (3 * MIB, b"x" * 4096)
