@@ -105,9 +105,15 @@ class WritableMount:
         done = run(*words, "--heads", self.heads, env=self.env, expect=expect)
         return done.stdout + done.stderr
 
-    def seal(self) -> str:
-        """Seal the test's group; the snapshot's name."""
-        return self.head("seal", "host/test").split()[-1]
+    def seal(self) -> Path:
+        """Seal the test's group; where the snapshot is, which the mount shows after a moment."""
+        name = self.head("seal", "host/test").split()[-1]
+        path = self.mountpoint / name
+        deadline = time.monotonic() + READY_S
+        while not path.exists():
+            assert time.monotonic() < deadline, (name, self.log)
+            time.sleep(0.05)
+        return path
 
     def end(self) -> None:
         """Whatever the test did."""
