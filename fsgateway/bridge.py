@@ -16,7 +16,14 @@ from typing import Any, ParamSpec, TypeVar
 import trio
 from pyfuse3 import FUSEError
 
-from store.errors import BackendError, FormatError, IntegrityError, KeyRequired, StoreError
+from store.errors import (
+    BackendError,
+    FormatError,
+    IntegrityError,
+    KeyRequired,
+    Locked,
+    StoreError,
+)
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -67,7 +74,7 @@ class QuietLog:
 
 
 QUIET = QuietLog()
-WORTH_A_LINE = (KeyRequired, FormatError, IntegrityError, BackendError)
+WORTH_A_LINE = (KeyRequired, FormatError, IntegrityError, BackendError, Locked)
 
 
 def as_fuse_error(error: Exception, doing: str, quiet: QuietLog = QUIET) -> FUSEError:

@@ -354,13 +354,28 @@ class WritableOperations(VaultwayOperations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> None:
-        """Move a name within a tree, over another one, or exchange two."""
+        """Move a name within a tree, over another one, or exchange two; a blob within `current/`."""
+        if not is_in_head(parent_inode_old) and not is_in_head(parent_inode_new):
+            await self._rename_node(
+                parent_inode_old, name_old, parent_inode_new, name_new, replaces=not flags
+            )
+            return
         tree, old = self._place(parent_inode_old)
         if not is_in_head(parent_inode_new):
             raise FUSEError(errno.EXDEV)
         new = self._same_tree(parent_inode_new, parent_inode_old)
         owner = {"uid": ctx.uid, "gid": ctx.gid}
         await self._run(tree, tree.rename, old, name_old, new, name_new, flags, **owner)
+
+    async def _rename_node(
+        self, old: InodeT, name: bytes, new: InodeT, new_name: bytes, *, replaces: bool
+    ) -> None:
+        """Editors save by renaming. Raises FUSEError(EXDEV), at which `mv` copies."""
+        current = self._writable_node(old)
+        if self._writable_node(new) != current:
+            raise FUSEError(errno.EXDEV)
+        names = os.fsdecode(name), os.fsdecode(new_name)
+        await self._bridge.run(partial(current.rename, *names, replaces=replaces))
 
     # ----- extended attributes
 

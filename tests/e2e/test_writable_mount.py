@@ -69,9 +69,7 @@ def test_every_call_on_everything(mount: WritableMount, who: str) -> None:
 
 
 @pytest.mark.parametrize("who", ["root", "own", "sticky"])
-def test_calls_on_two_things(
-    mount: WritableMount, who: str, pytestconfig: pytest.Config
-) -> None:
+def test_calls_on_two_things(mount: WritableMount, who: str, pytestconfig: pytest.Config) -> None:
     """Links and renames, all flags; an eleventh of them in an everyday run."""
     compare(mount, "pairs", who, 1 if pytestconfig.getoption("--all") else 11)
 

@@ -337,8 +337,9 @@ def holes(top: Path) -> Iterator[Any]:
         yield data.count(0), data[4095:4097].hex(), data[12287:12289].hex()
         yield os.lseek(descriptor, 0, os.SEEK_HOLE), os.lseek(descriptor, 4096, os.SEEK_DATA)
         yield os.lseek(descriptor, 70_000, os.SEEK_DATA) <= 1 << 20
-        yield os.lseek(descriptor, 1 << 20, os.SEEK_HOLE), outcome(
-            os.lseek, descriptor, 2 << 20, os.SEEK_DATA
+        yield (
+            os.lseek(descriptor, 1 << 20, os.SEEK_HOLE),
+            outcome(os.lseek, descriptor, 2 << 20, os.SEEK_DATA),
         )
         yield os.copy_file_range(descriptor, descriptor, 100, 0, 200_000)
         yield os.pread(descriptor, 3, 200_050).decode()

@@ -139,7 +139,9 @@ class Walk:
         for descriptor, is_open in zip(descriptors, are_open, strict=True):
             if is_open:
                 os.close(descriptor)
-        what = ["opened" if is_open else d for d, is_open in zip(descriptors, are_open, strict=True)]
+        what = [
+            "opened" if is_open else d for d, is_open in zip(descriptors, are_open, strict=True)
+        ]
         self._compare(("open", path, flags), what)
 
     def do_close(self) -> None:
