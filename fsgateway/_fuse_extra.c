@@ -16,11 +16,14 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fuse3/fuse_lowlevel.h>
+#include <poll.h>
 #include <string.h>
+#include <time.h>
 
 enum { LSEEK, FALLOCATE, KINDS };
 static const char *const kinds[KINDS] = {"lseek", "fallocate"};
 static PyObject *handlers[KINDS];
+static struct fuse_session *newest;
 static unsigned sessions; /* that got our table: 0 means pyfuse3 was loaded first */
 static unsigned wanted, refused; /* capabilities (FUSE_CAP_*) beyond what pyfuse3 chooses */
 static void (*given_init)(void *userdata, struct fuse_conn_info *conn);
@@ -176,7 +179,8 @@ struct fuse_session *fuse_session_new(struct fuse_args *args, const struct fuse_
     size_t filled = fill_in(&table, given, size);
     if (!next)
         return NULL;
-    return filled ? next(args, &table.ops, filled, userdata) : next(args, given, size, userdata);
+    newest = filled ? next(args, &table.ops, filled, userdata) : next(args, given, size, userdata);
+    return newest;
 }
 
 /* What the header of libfuse 3.17 and later makes of fuse_session_new. */
@@ -188,7 +192,8 @@ struct fuse_session *fuse_session_new_versioned(struct fuse_args *args, const st
     size_t filled = fill_in(&table, given, size);
     if (!next)
         return NULL;
-    return filled ? next(args, &table.ops, filled, version, userdata) : next(args, given, size, version, userdata);
+    newest = filled ? next(args, &table.ops, filled, version, userdata) : next(args, given, size, version, userdata);
+    return newest;
 }
 
 /* ----- the module */
@@ -215,6 +220,27 @@ static PyObject *set_capabilities(PyObject *module, PyObject *args)
     return PyArg_ParseTuple(args, "II:set_capabilities", &wanted, &refused) ? Py_NewRef(Py_None) : NULL;
 }
 
+/* Whether a request is there, or comes within so many microseconds, in which others have the GIL. */
+static PyObject *is_readable(PyObject *module, PyObject *microseconds)
+{
+    long us = PyLong_AsLong(microseconds);
+    if (us == -1 && PyErr_Occurred())
+        return NULL;
+    if (!newest)
+        Py_RETURN_FALSE;
+    struct pollfd waited = {.fd = fuse_session_fd(newest), .events = POLLIN};
+    struct timespec limit = {0, us * 1000};
+    int found;
+    if (us) {
+        Py_BEGIN_ALLOW_THREADS
+        found = ppoll(&waited, 1, &limit, NULL);
+        Py_END_ALLOW_THREADS
+    } else {
+        found = ppoll(&waited, 1, &limit, NULL);
+    }
+    return PyBool_FromLong(found > 0);
+}
+
 static PyObject *session_count(PyObject *module, PyObject *unused)
 {
     return PyLong_FromUnsignedLong(sessions);
@@ -223,6 +249,7 @@ static PyObject *session_count(PyObject *module, PyObject *unused)
 static PyMethodDef methods[] = {
     {"set_handler", set_handler, METH_VARARGS, "set_handler(name, callable): for the sessions begun afterwards."},
     {"set_capabilities", set_capabilities, METH_VARARGS, "set_capabilities(wanted, refused): FUSE_CAP_*, likewise."},
+    {"is_readable", is_readable, METH_O, "Whether the newest session has a request, within so many microseconds."},
     {"session_count", session_count, METH_NOARGS, "How many sessions got the handlers."},
     {NULL, NULL, 0, NULL},
 };

@@ -45,6 +45,11 @@ class Bridge:
     def __init__(self, threads: int = THREADS) -> None:
         self._limiter = trio.CapacityLimiter(threads)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is under way."""
+        return self._limiter.borrowed_tokens > 0
+
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Call `function(*args)` in a thread; its exception is raised here as it is.
 

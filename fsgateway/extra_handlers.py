@@ -54,3 +54,11 @@ def set_capabilities(wanted: int, refused: int) -> bool:
     if _module is not None:
         _module.set_capabilities(wanted, refused)
     return _module is not None
+
+
+def is_readable() -> Callable[[int], bool] | None:
+    """What says whether the newest session has a request, waiting so many microseconds for it.
+
+    None where the C module is missing.
+    """
+    return None if _module is None else _module.is_readable

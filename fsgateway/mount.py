@@ -25,6 +25,7 @@ from fsgateway.seeking import Seeker
 from fsgateway.tree import NamespaceNode
 from fsgateway.view import View
 from fsgateway.views import show_views
+from fsgateway.waiting import answer_in_a_row
 from fsgateway.writing.mounting import add_handlers, open_heads
 from fsgateway.writing.open_heads import OpenHeads
 from fsgateway.writing.operations import WritableOperations
@@ -90,6 +91,7 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
     extra_handlers.set_handler("lseek", seeker.lseek)
     if isinstance(operations, WritableOperations):
         add_handlers(operations, seeker)
+    answer_in_a_row(bridge)
     with _libfuse_errors(request.mountpoint):
         options = request.options.for_fuse(request.repository)
         pyfuse3.init(operations, str(request.mountpoint), options)
@@ -109,7 +111,9 @@ def _operations(
     presentation = Presentation(os.geteuid(), os.getegid(), options.uid, options.gid, options.umask)
     root = NamespaceNode(view, (), request.namespace)
     if heads is not None:
-        return WritableOperations(view, root, presentation, bridge, reader, heads)
+        return WritableOperations(
+            view, root, presentation, bridge, reader, heads, enforce_acls=options.xattrs
+        )
     return VaultwayOperations(
         view, root, presentation, bridge, reader, enforce_acls=options.enforces_permissions
     )

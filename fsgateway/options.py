@@ -56,7 +56,8 @@ class MountOptions:
     directory that is not empty. log: as the option of `vaultway mount`. versions, shadow_copy: what
     groups show beside their snapshots. writable: `current/` of each group is its head. seal: when
     heads become snapshots (`SealPolicy`). heads: their directory. journal_bytes: room for each of
-    them there. repository: options of the repository. flags: passed on to libfuse.
+    them there. xattrs: extended attributes and
+    ACLs of heads; without, fewer requests. repository: options of the repository. flags: passed on to libfuse.
     """
 
     allow_other: bool = False
@@ -72,6 +73,7 @@ class MountOptions:
     seal: str = DEFAULT_SEAL
     heads: str | None = None
     journal_bytes: int | None = None
+    xattrs: bool = True
     repository: Mapping[str, Given] = field(default_factory=dict)
     flags: frozenset[str] = field(default_factory=frozenset)
 
@@ -167,6 +169,8 @@ def _flag(options: MountOptions, name: str) -> MountOptions:
             return replace(options, versions=True)
         case "shadow-copy":
             return replace(options, shadow_copy=True)
+        case "noxattr":
+            return replace(options, xattrs=False)
         case "rw":
             return replace(options, writable=True)
         case "ro":

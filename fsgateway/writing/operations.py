@@ -381,7 +381,9 @@ class WritableOperations(VaultwayOperations):
 
     @for_head
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        """One extended attribute, ACLs included."""
+        """One extended attribute, ACLs included. After ENOSYS the kernel asks for none again."""
+        if not self.enable_acl:
+            raise FUSEError(errno.ENOSYS)
         if not is_in_head(inode):
             return await super().getxattr(inode, name, ctx)
         tree, number = self._trees.of(inode)
@@ -390,6 +392,8 @@ class WritableOperations(VaultwayOperations):
     @for_head
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
         """Their names."""
+        if not self.enable_acl:
+            raise FUSEError(errno.ENOSYS)
         if not is_in_head(inode):
             return [*await super().listxattr(inode, ctx)]
         tree, number = self._trees.of(inode)
@@ -400,6 +404,8 @@ class WritableOperations(VaultwayOperations):
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
         """Set one. pyfuse3 does not say whether it must be new or there: the kernel asks before."""
+        if not self.enable_acl:
+            raise FUSEError(errno.ENOSYS)
         tree, number = self._place(inode)
         await self._run(tree, tree.setxattr, number, name, value)
 
