@@ -56,8 +56,8 @@ class MountOptions:
     directory that is not empty. log: as the option of `vaultway mount`. versions, shadow_copy: what
     groups show beside their snapshots. writable: `current/` of each group is its head. seal: when
     heads become snapshots (`SealPolicy`). heads: their directory. journal_bytes: room for each of
-    them there. xattrs: extended attributes and
-    ACLs of heads; without, fewer requests. repository: options of the repository. flags: passed on to libfuse.
+    them there. xattrs: extended attributes and ACLs; without, fewer requests. repository: options of
+    the repository. flags: passed on to libfuse.
     """
 
     allow_other: bool = False
@@ -171,7 +171,7 @@ def _flag(options: MountOptions, name: str) -> MountOptions:
             return replace(options, shadow_copy=True)
         case "noxattr":
             return replace(options, xattrs=False)
-        case "rw":
+        case "rw" | "writable":
             return replace(options, writable=True)
         case "ro":
             return replace(options, writable=False)
@@ -197,7 +197,23 @@ def parse_options(texts: list[str]) -> MountOptions:
             options = _with_value(options, name, value)
         elif name:
             options = _flag(options, name)
+    _check_together(options)
     return options
+
+
+def _check_together(options: MountOptions) -> None:
+    """Raise InvalidName for what only a writable mount heeds."""
+    given = {
+        "seal=": options.seal != DEFAULT_SEAL,
+        "heads=": options.heads is not None,
+        "journal=": options.journal_bytes is not None,
+        "noxattr": not options.xattrs,
+    }
+    for name, is_given in given.items():
+        if is_given and not options.writable:
+            raise InvalidName(
+                f"mount option {name}: needs rw (in fstab and with mount(8): writable)"
+            )
 
 
 def split_options(text: str) -> list[str]:

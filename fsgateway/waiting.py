@@ -43,9 +43,9 @@ class Waiting:
 
     async def __call__(self) -> bool:
         """Wait for a request. False: the mount ends."""
-        if self._clock() - self._turn < TURN_S:
-            if self._is_readable(0 if self._bridge.is_busy else MOMENT_US):
-                return True
+        moment = 0 if self._bridge.is_busy else MOMENT_US
+        if self._clock() - self._turn < TURN_S and self._is_readable(moment):
+            return True
         while await self._by_the_loop():
             self._turn = self._clock()
             # Another worker may have taken it meanwhile: to read now would block the loop.

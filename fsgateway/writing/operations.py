@@ -354,7 +354,7 @@ class WritableOperations(VaultwayOperations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> None:
-        """Move a name within a tree, over another one, or exchange two; a blob within `current/`."""
+        """Move a name within a tree, over another one, or exchange two; also a blob's."""
         if not is_in_head(parent_inode_old) and not is_in_head(parent_inode_new):
             await self._rename_node(
                 parent_inode_old, name_old, parent_inode_new, name_new, replaces=not flags

@@ -58,7 +58,8 @@ def work_until_killed(
 SEAL = """
 import sys
 from store.cli.main import main
-sys.argv = ["vaultway", "head", "seal", "host/test", "--repository", sys.argv[1], "--heads", sys.argv[2]]
+vault, heads = sys.argv[1:]
+sys.argv = ["vaultway", "head", "seal", "host/test", "--repository", vault, "--heads", heads]
 sys.exit(main())
 """
 

@@ -180,12 +180,16 @@ def test_a_full_disk_below_the_journal() -> None:
             mount.up()
             tree = mount.make_tree()
             written = []
-            with pytest.raises(OSError, match="space") as caught:
+
+            def fill() -> None:
                 for number in range(200):
                     path = tree / f"f{number}"
                     path.write_bytes(number.to_bytes(4) * MIB)
                     sync(path)
                     written.append(path)
+
+            with pytest.raises(OSError, match="space") as caught:
+                fill()
             assert caught.value.errno == errno.ENOSPC
             assert len(written) >= 3
             filler.unlink()

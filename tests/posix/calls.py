@@ -19,7 +19,7 @@ class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
 
-def outcome(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+def outcome(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     """What `call` returns, or the name of its errno."""
     try:
         return call(*arguments, **named)
@@ -56,7 +56,7 @@ def open_and_close(path: bytes, flags: int, mode: int = 0o666) -> str:
     return "opened"
 
 
-def through(path: bytes, flags: int, call: Callable[[int], Any]) -> Any:  # noqa: ANN401
+def through(path: bytes, flags: int, call: Callable[[int], Any]) -> Any:
     """`call` with a descriptor of `path`."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     try:

@@ -39,7 +39,7 @@ class Walk:
         depth = self._random.choice((1, 1, 2, 2, 3))
         return b"/".join(self._random.choice(NAMES) for _ in range(depth))
 
-    def _each(self, call: Callable[..., Any], *paths: bytes, **named: Any) -> list[Any]:  # noqa: ANN401
+    def _each(self, call: Callable[..., Any], *paths: bytes, **named: Any) -> list[Any]:
         """Call it in each place; the answers, which have to be the same."""
         answers = [
             outcome(call, *(place + b"/" + path for path in paths), **named)
@@ -48,7 +48,7 @@ class Walk:
         self._compare((getattr(call, "__name__", call), *paths), answers)
         return answers
 
-    def _compare(self, what: Any, answers: list[Any]) -> None:  # noqa: ANN401
+    def _compare(self, what: Any, answers: list[Any]) -> None:
         self.told.append((what, answers[0]))
         assert all(answer == answers[0] for answer in answers), (what, answers, self.told[-WHOLE:])
 
