@@ -56,7 +56,7 @@ class MountOptions:
     directory that is not empty. log: as the option of `vaultway mount`. versions, shadow_copy: what
     groups show beside their snapshots. writable: `current/` of each group is its head. seal: when
     heads become snapshots (`SealPolicy`). heads: their directory. journal_bytes: room for each of
-    them there. xattrs: extended attributes and ACLs; without, fewer requests. repository: options of
+    them there. xattrs: extended attributes, ACLs; without, fewer requests. repository: options of
     the repository. flags: passed on to libfuse.
     """
 
