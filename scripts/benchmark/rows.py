@@ -23,6 +23,7 @@ from scripts.benchmark.running import (
     wait_until,
 )
 from scripts.benchmark.s3 import S3_ROWS, S3Bench
+from scripts.benchmark.writing import WRITE_ROWS, WriteBench
 
 OURS = "vaultway"
 LOOPS = "bare loops"
@@ -120,6 +121,8 @@ class Bench:
                 self.mount_round()
             if self.wants(*NBD_ROWS):
                 self.nbd_round()
+        if self.wants(*WRITE_ROWS):
+            WriteBench(self.work, self.ours, self.wanted, self.add).round()
         if self.wants(*S3_ROWS):
             S3Bench(self.work, self.image, self.wanted, self.add).round()
 
@@ -328,4 +331,4 @@ IMAGE_ROWS = (
 )  # fmt: skip
 MOUNT_ROWS = ("fuse-sequential-cold", "fuse-sequential-cached", "fuse-random")
 NBD_ROWS = ("nbd-sequential-cold", "nbd-sequential-cached", "nbd-random")
-ROWS = (*TREE_ROWS, *IMAGE_ROWS, *MOUNT_ROWS, *NBD_ROWS, *S3_ROWS)
+ROWS = (*TREE_ROWS, *IMAGE_ROWS, *MOUNT_ROWS, *NBD_ROWS, *WRITE_ROWS, *S3_ROWS)
