@@ -62,3 +62,13 @@ def is_readable() -> Callable[[int], bool] | None:
     None where the C module is missing.
     """
     return None if _module is None else _module.is_readable
+
+
+def set_bare_inodes(inodes: set[int] | None) -> None:
+    """Inodes known to have no capabilities: of those the kernel is told so without asking us.
+
+    It asks before each write(). The set may change at any time; it counts for sessions that begin
+    from now on.
+    """
+    if _module is not None:
+        _module.set_bare_inodes(inodes)

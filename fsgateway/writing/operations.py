@@ -27,6 +27,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from fsgateway import extra_handlers
 from fsgateway.attributes import IMMUTABLE_S, Facts, Presentation
 from fsgateway.bridge import Bridge, as_fuse_error, guarded
 from fsgateway.handles import HandleTable
@@ -94,6 +95,7 @@ class WritableOperations(VaultwayOperations):
         super().__init__(view, root, presentation, bridge, reader, enforce_acls=enforce_acls)
         self._heads = heads
         self._trees = HeadTrees(presentation)
+        extra_handlers.set_bare_inodes(self._trees.bare if self.enable_acl else None)
         self._files: HandleTable[WritableFile] = HandleTable(FIRST_HANDLE)
         self._lists: HandleTable[int] = HandleTable(FIRST_HANDLE)
 
@@ -242,6 +244,7 @@ class WritableOperations(VaultwayOperations):
         mode = await self._masked(tree, parent, mode, ctx)
         found = await self._run(tree, tree.create, parent, name, mode, ctx.uid, ctx.gid)
         attributes = self._told(parent_inode, found)
+        self._trees.bare.add(attributes.st_ino)
         return self._opened(TreeFile(tree, found.number)), attributes
 
     async def _create_archive(
@@ -407,6 +410,7 @@ class WritableOperations(VaultwayOperations):
         if not self.enable_acl:
             raise FUSEError(errno.ENOSYS)
         tree, number = self._place(inode)
+        self._trees.bare.discard(inode)
         await self._run(tree, tree.setxattr, number, name, value)
 
     @for_head

@@ -23,7 +23,7 @@ from scripts.benchmark.running import (
     wait_until,
 )
 from scripts.benchmark.s3 import S3_ROWS, S3Bench
-from scripts.benchmark.writing import WRITE_ROWS, WriteBench
+from scripts.benchmark.mount_writing import WRITE_ROWS, WriteBench
 
 OURS = "vaultway"
 LOOPS = "bare loops"
