@@ -17,7 +17,14 @@ import trio
 from pyfuse3 import FUSEError
 
 from fsgateway.waiting import Activity
-from store.errors import BackendError, FormatError, IntegrityError, KeyRequired, StoreError
+from store.errors import (
+    BackendError,
+    FormatError,
+    IntegrityError,
+    KeyRequired,
+    Locked,
+    StoreError,
+)
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -71,7 +78,7 @@ class QuietLog:
 
 
 QUIET = QuietLog()
-WORTH_A_LINE = (KeyRequired, FormatError, IntegrityError, BackendError)
+WORTH_A_LINE = (KeyRequired, FormatError, IntegrityError, BackendError, Locked)
 
 
 def as_fuse_error(error: Exception, doing: str, quiet: QuietLog = QUIET) -> FUSEError:

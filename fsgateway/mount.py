@@ -123,7 +123,9 @@ def _operations(
     presentation = Presentation(os.geteuid(), os.getegid(), options.uid, options.gid, options.umask)
     root = NamespaceNode(view, (), request.namespace)
     if heads is not None:
-        return WritableOperations(view, root, presentation, bridge, reader, heads)
+        return WritableOperations(
+            view, root, presentation, bridge, reader, heads, enforce_acls=options.xattrs
+        )
     return VaultwayOperations(
         view, root, presentation, bridge, reader, enforce_acls=options.enforces_permissions
     )

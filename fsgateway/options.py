@@ -56,8 +56,9 @@ class MountOptions:
     directory that is not empty. log: as the option of `vaultway mount`. disk_keyfiles: as
     `--disk-keyfile`. micro_vm: may be started. versions, shadow_copy: what groups show beside their
     snapshots. writable: `current/` of each group is its head. seal: when heads become snapshots
-    (`SealPolicy`). heads: their directory. journal_bytes: room for each of them there. repository:
-    options of the repository. flags: passed on to libfuse.
+    (`SealPolicy`). heads: their directory. journal_bytes: room for each of them there. xattrs:
+    extended attributes, ACLs; without, fewer requests. repository: options of the repository.
+    flags: passed on to libfuse.
     """
 
     allow_other: bool = False
@@ -75,6 +76,7 @@ class MountOptions:
     seal: str = DEFAULT_SEAL
     heads: str | None = None
     journal_bytes: int | None = None
+    xattrs: bool = True
     repository: Mapping[str, Given] = field(default_factory=dict)
     flags: frozenset[str] = field(default_factory=frozenset)
 
@@ -174,7 +176,9 @@ def _flag(options: MountOptions, name: str) -> MountOptions:
             return replace(options, versions=True)
         case "shadow-copy":
             return replace(options, shadow_copy=True)
-        case "rw":
+        case "noxattr":
+            return replace(options, xattrs=False)
+        case "rw" | "writable":
             return replace(options, writable=True)
         case "ro":
             return replace(options, writable=False)
@@ -200,7 +204,23 @@ def parse_options(texts: list[str]) -> MountOptions:
             options = _with_value(options, name, value)
         elif name:
             options = _flag(options, name)
+    _check_together(options)
     return options
+
+
+def _check_together(options: MountOptions) -> None:
+    """Raise InvalidName for what only a writable mount heeds."""
+    given = {
+        "seal=": options.seal != DEFAULT_SEAL,
+        "heads=": options.heads is not None,
+        "journal=": options.journal_bytes is not None,
+        "noxattr": not options.xattrs,
+    }
+    for name, is_given in given.items():
+        if is_given and not options.writable:
+            raise InvalidName(
+                f"mount option {name}: needs rw (in fstab and with mount(8): writable)"
+            )
 
 
 def split_options(text: str) -> list[str]:

@@ -63,15 +63,28 @@ class WritableMount:
         self.tree.mkdir()
         return self.tree
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the program."""
+        return environment(self.env)
+
+    def command(self, mountpoint: Path, options: str) -> list[str]:
+        """That mounts it somewhere, in the foreground."""
+        words = (PROGRAM, "mount", self.vault, mountpoint, "-f", "-o", options, *self.arguments)
+        return [str(word) for word in words]
+
+    def words(self, *arguments: object) -> list[str]:
+        """A command about the datastore."""
+        return [str(word) for word in (PROGRAM, *arguments, "--repository", self.vault)]
+
     def up(self, options: str | None = None) -> None:
         """Mount, and wait until it answers."""
         self.mountpoint.mkdir(exist_ok=True)
         chosen = f"rw,allow_other,dev,suid,heads={self.heads},{options or self.options}"
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [PROGRAM, "mount", self.vault, self.mountpoint, "-f", "-o", chosen,
-                 *map(str, self.arguments)],
-                env=environment(self.env), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                self.command(self.mountpoint, chosen),
+                env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         deadline = time.monotonic() + READY_S
         while not os.path.ismount(self.mountpoint):
@@ -105,9 +118,15 @@ class WritableMount:
         done = run(*words, "--heads", self.heads, env=self.env, expect=expect)
         return done.stdout + done.stderr
 
-    def seal(self) -> str:
-        """Seal the test's group; the snapshot's name."""
-        return self.head("seal", "host/test").split()[-1]
+    def seal(self) -> Path:
+        """Seal the test's group; where the snapshot is, which the mount shows after a moment."""
+        name = self.head("seal", "host/test").split()[-1]
+        path = self.mountpoint / name
+        deadline = time.monotonic() + READY_S
+        while not path.exists():
+            assert time.monotonic() < deadline, (name, self.log)
+            time.sleep(0.05)
+        return path
 
     def end(self) -> None:
         """Whatever the test did."""

@@ -177,6 +177,7 @@ class Blob:
         self._head = head
         self._lock = Lock()
         self._is_dirty = is_new
+        self._has_name = True
         self._data = bytearray(b"" if is_new else head.read_blob(name))
 
     @property
@@ -206,10 +207,15 @@ class Blob:
         del self._data[size:]
         self._data += bytes(size - len(self._data))
 
+    def leave(self) -> None:
+        """Its name is gone, or another's: who has it open goes on, nothing of it is stored."""
+        with self._lock:
+            self._has_name = False
+
     def store(self) -> None:
         """Put it into the head if it changed."""
         with self._lock:
-            if self._is_dirty:
+            if self._is_dirty and self._has_name:
                 self._head.write_blob(self.name, bytes(self._data))
                 self._is_dirty = False
 

@@ -1,5 +1,6 @@
 """`current/` of a group: its head's archives. What is inside a tree are inodes of it (trees.py)."""
 
+import errno
 import stat
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -69,6 +70,12 @@ class CurrentNode(Directory):
     def remove(self, name: str) -> None:
         """Leave an archive out of the next snapshot. Raises NotFound."""
         self.mounted().remove(name)
+
+    def rename(self, name: str, new_name: str, *, replaces: bool) -> None:
+        """Give a blob another name. Raises OSError(EXDEV) for what has to be copied."""
+        if kind_of(name) is not HeadBlobNode or kind_of(new_name) is not HeadBlobNode:
+            raise OSError(errno.EXDEV, f"{name}: trees and images keep their names")
+        self.mounted().rename_blob(name, new_name, replaces=replaces)
 
 
 class CurrentDirectories:

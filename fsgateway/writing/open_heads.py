@@ -72,8 +72,25 @@ class MountedHead:
         finally:
             with self._lock:
                 blob.users -= 1
-                if not blob.users:
-                    self._blobs.pop(blob.name, None)
+                if not blob.users and self._blobs.get(blob.name) is blob:
+                    del self._blobs[blob.name]
+
+    def rename_blob(self, name: str, new_name: str, *, replaces: bool) -> None:
+        """Raises NotFound, AlreadyExists. A crash may leave both names."""
+        if name == new_name:
+            return
+        if not replaces and new_name in self.head.archives:
+            raise AlreadyExists(f"{self.head.group} has an archive {new_name} already")
+        with self._lock:
+            moved, replaced = self._blobs.pop(name, None), self._blobs.pop(new_name, None)
+            if replaced is not None:
+                replaced.leave()
+            if moved is not None:
+                self._blobs[new_name] = moved
+                moved.name = new_name
+        content = moved.read(0, moved.size) if moved else self.head.read_blob(name)
+        self.head.write_blob(new_name, content)
+        self.head.remove(name)
 
     @property
     def archives(self) -> list[str]:
@@ -96,6 +113,9 @@ class MountedHead:
         """Leave an archive out of the next snapshot. Raises NotFound."""
         with self._lock:
             place = self._images.pop(name, None)
+            blob = self._blobs.pop(name, None)
+            if blob is not None:
+                blob.leave()
         if place is None or place.is_there:
             self.head.remove(name)
 

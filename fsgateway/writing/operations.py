@@ -27,6 +27,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from fsgateway import extra_handlers
 from fsgateway.attributes import IMMUTABLE_S, Facts, Presentation
 from fsgateway.bridge import Bridge, as_fuse_error, guarded
 from fsgateway.handles import HandleTable
@@ -94,6 +95,7 @@ class WritableOperations(VaultwayOperations):
         super().__init__(view, root, presentation, bridge, reader, enforce_acls=enforce_acls)
         self._heads = heads
         self._trees = HeadTrees(presentation)
+        extra_handlers.set_bare_inodes(self._trees.bare if self.enable_acl else None)
         self._files: HandleTable[WritableFile] = HandleTable(FIRST_HANDLE)
         self._lists: HandleTable[int] = HandleTable(FIRST_HANDLE)
 
@@ -242,6 +244,7 @@ class WritableOperations(VaultwayOperations):
         mode = await self._masked(tree, parent, mode, ctx)
         found = await self._run(tree, tree.create, parent, name, mode, ctx.uid, ctx.gid)
         attributes = self._told(parent_inode, found)
+        self._trees.bare.add(attributes.st_ino)
         return self._opened(TreeFile(tree, found.number)), attributes
 
     async def _create_archive(
@@ -354,7 +357,12 @@ class WritableOperations(VaultwayOperations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> None:
-        """Move a name within a tree, over another one, or exchange two."""
+        """Move a name within a tree, over another one, or exchange two; also a blob's."""
+        if not is_in_head(parent_inode_old) and not is_in_head(parent_inode_new):
+            await self._rename_node(
+                parent_inode_old, name_old, parent_inode_new, name_new, replaces=not flags
+            )
+            return
         tree, old = self._place(parent_inode_old)
         if not is_in_head(parent_inode_new):
             raise FUSEError(errno.EXDEV)
@@ -362,11 +370,23 @@ class WritableOperations(VaultwayOperations):
         owner = {"uid": ctx.uid, "gid": ctx.gid}
         await self._run(tree, tree.rename, old, name_old, new, name_new, flags, **owner)
 
+    async def _rename_node(
+        self, old: InodeT, name: bytes, new: InodeT, new_name: bytes, *, replaces: bool
+    ) -> None:
+        """Editors save by renaming. Raises FUSEError(EXDEV), at which `mv` copies."""
+        current = self._writable_node(old)
+        if self._writable_node(new) != current:
+            raise FUSEError(errno.EXDEV)
+        names = os.fsdecode(name), os.fsdecode(new_name)
+        await self._bridge.run(partial(current.rename, *names, replaces=replaces))
+
     # ----- extended attributes
 
     @for_head
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        """One extended attribute, ACLs included."""
+        """One extended attribute, ACLs included. After ENOSYS the kernel asks for none again."""
+        if not self.enable_acl:
+            raise FUSEError(errno.ENOSYS)
         if not is_in_head(inode):
             return await super().getxattr(inode, name, ctx)
         tree, number = self._trees.of(inode)
@@ -375,6 +395,8 @@ class WritableOperations(VaultwayOperations):
     @for_head
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
         """Their names."""
+        if not self.enable_acl:
+            raise FUSEError(errno.ENOSYS)
         if not is_in_head(inode):
             return [*await super().listxattr(inode, ctx)]
         tree, number = self._trees.of(inode)
@@ -385,7 +407,10 @@ class WritableOperations(VaultwayOperations):
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
         """Set one. pyfuse3 does not say whether it must be new or there: the kernel asks before."""
+        if not self.enable_acl:
+            raise FUSEError(errno.ENOSYS)
         tree, number = self._place(inode)
+        self._trees.bare.discard(inode)
         await self._run(tree, tree.setxattr, number, name, value)
 
     @for_head

@@ -20,6 +20,8 @@ class HeadTrees:
         self._trees: list[Tree] = []
         self._numbers: dict[int, int] = {}
         self._lookups: dict[int, int] = {}
+        self.bare: set[int] = set()
+        """Inodes the kernel knows that were made here and never had capabilities."""
 
     def number(self, tree: Tree) -> int:
         """The number of an open tree. Raises OSError(ENFILE) past 65,536."""
@@ -77,5 +79,6 @@ class HeadTrees:
         if left > 0:
             self._lookups[inode] = left
         elif self._lookups.pop(inode, 0):
+            self.bare.discard(inode)
             tree, number = self.of(inode)
             tree.release(number)

@@ -129,10 +129,10 @@ def picture(directory: bytes) -> list[Any]:
                     content = file.read(64).decode("latin-1")
             elif stat.S_ISLNK(info.st_mode):
                 content = os.readlink(where).decode()
+            counted = (0, 0) if is_directory else (info.st_nlink, info.st_size)
             found.append([
                 os.path.relpath(where, directory).decode()[:40], oct(info.st_mode), info.st_uid,
-                info.st_gid, info.st_rdev, *((0, 0) if is_directory else (info.st_nlink, info.st_size)),
-                content, _xattrs(where),
+                info.st_gid, info.st_rdev, *counted, content, _xattrs(where),
             ])  # fmt: skip
     return found
 

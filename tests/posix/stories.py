@@ -122,12 +122,15 @@ def times(top: Path) -> Iterator[Any]:
     def written(size: bytes) -> Callable[[], Any]:
         return lambda: calls.through(os.fsencode(a), os.O_WRONLY, lambda fd: os.write(fd, size))
 
+    def on_a(call: Callable[[int], Any]) -> Callable[[], Any]:
+        return lambda: calls.through(os.fsencode(a), os.O_RDWR, call)
+
     changes: dict[str, Callable[[], Any]] = {
         "write": written(b"x"), "write-nothing": written(b""),
         "open": lambda: calls.open_and_close(os.fsencode(a), os.O_RDWR),
         "open-truncate": lambda: calls.open_and_close(os.fsencode(a), os.O_RDWR | os.O_TRUNC),
         "truncate": lambda: os.truncate(a, 2), "truncate-same": lambda: os.truncate(a, 3),
-        "ftruncate-same": lambda: calls.through(os.fsencode(a), os.O_RDWR, lambda f: os.ftruncate(f, 3)),
+        "ftruncate-same": on_a(lambda fd: os.ftruncate(fd, 3)),
         "read": a.read_bytes, "chmod": lambda: a.chmod(0o600), "chmod-same": lambda: a.chmod(0o644),
         "chown": lambda: os.chown(a, 5, 5), "chown-nothing": lambda: os.chown(a, -1, -1),
         "link": lambda: os.link(a, b), "unlink": lambda: os.unlink(sub / "in"),
@@ -136,8 +139,9 @@ def times(top: Path) -> Iterator[Any]:
         "mkfifo": lambda: os.mkfifo(b), "rename": lambda: a.rename(b),
         "rename-into": lambda: a.rename(sub / "a"), "rename-directory": lambda: sub.rename(b),
         "rename-over": lambda: a.rename(sub / "in"),
-        "setxattr": lambda: os.setxattr(a, "user.x", b"1"), "acl": lambda: os.setxattr(a, ACCESS, NAMED),
-        "allocate": lambda: calls.through(os.fsencode(a), os.O_RDWR, lambda f: os.posix_fallocate(f, 0, 99)),
+        "setxattr": lambda: os.setxattr(a, "user.x", b"1"),
+        "acl": lambda: os.setxattr(a, ACCESS, NAMED),
+        "allocate": on_a(lambda fd: os.posix_fallocate(fd, 0, 99)),
         "utime": lambda: os.utime(a, ns=(7, 7)), "rmdir-full": lambda: os.rmdir(sub),
         "exists": lambda: (top / "a").mkdir(),
     }  # fmt: skip
@@ -152,7 +156,7 @@ def times(top: Path) -> Iterator[Any]:
         result = outcome(change)
         after = _times(top)
         changed = {
-            where: [int(one != other) for one, other in zip(before[where], after[where], strict=True)]
+            where: [int(a != b) for a, b in zip(before[where], after[where], strict=True)]
             for where in before
             if where in after
         }  # fmt: skip

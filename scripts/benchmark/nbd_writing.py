@@ -16,11 +16,11 @@ IMAGE_SIZE = 10 << 30
 DATA = 256 << 20
 WRITTEN = 1 << 30
 DIRTY_STEP = 100
-WRITE_ROWS = ("nbd-random-write", "image-seal")
+NBD_WRITE_ROWS = ("nbd-random-write", "image-seal")
 Add = Callable[[str, str, float, str], None]
 
 
-class WriteBench:
+class NbdWriteBench:
     """One round of the rows of writing."""
 
     def __init__(self, work: Path, image: Path, wanted: set[str], add: Add) -> None:
