@@ -16,7 +16,7 @@ import trio
 
 from fsgateway import extra_handlers
 from fsgateway.attributes import Presentation
-from fsgateway.bridge import THREADS, Bridge
+from fsgateway.bridge import DISK_THREADS, THREADS, Bridge
 from fsgateway.notify import notify
 from fsgateway.operations import VaultwayOperations
 from fsgateway.options import MountOptions
@@ -87,7 +87,8 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
     activity = Activity()
     processors = os.cpu_count() or 1
     background = Bridge(reads_at_once(backend, processors, backend.parallelism), activity)
-    bridge = Bridge(reads_at_once(backend, THREADS, backend.parallelism), activity)
+    inside_disks = Bridge(DISK_THREADS, activity)
+    bridge = Bridge(reads_at_once(backend, THREADS, backend.parallelism), activity, inside_disks)
     loader = Loader(bridge, background, datastore.memory_bytes, backend)
     disks = Disks(DiskOptions(request.disk_keys, use_machine=request.options.micro_vm))
     view = View(datastore, request.key, datastore.memory_bytes, disks=disks)
