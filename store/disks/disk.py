@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 OPEN_DISKS = 64
 OPEN_TREES = 8
 PARSERS, MACHINE = "parsers", "machine"
+NO_KEY = "no key given opens it"
 # Of each replayed journal; the rest goes into an encrypted file.
 OVERLAY_MEMORY = 16 << 20
 
@@ -100,18 +101,40 @@ class Disk:
         Raises IntegrityError (the tables are broken), and what the image raises.
         """
         with self._lock:
-            if self._parts is None:
-                self._parts = self._find_parts()
+            if self._parts is None or any(part.has_failed for part in self._parts):
+                # The same ones for the same parts: their trees are open, and their files numbered.
+                known = {old.part: old for old in self._parts or () if old.failure is None}
+                self._parts = [known.get(new.part, new) for new in self._find_parts()]
             return self._parts
 
     def _find_parts(self) -> "list[DiskPart]":
         found = self._layout(self.stream, self.name)
         streams: dict[int, ReadAt] = {}
+        failures: dict[int, StoreError] = {}
         for one in [*found]:
             if one.kind in ENCRYPTED:
-                found = self._opened_up(found, one, streams)
+                found = self._opened_if_it_can_be(found, one, streams, failures)
         links = links_of(found)
-        return [self._finished(one, links.get(one.number, ()), streams) for one in found]
+        parts = [self._finished(one, links.get(one.number, ()), streams) for one in found]
+        for one, part in zip(found, parts, strict=True):
+            part.failure = failures.get(one.number)
+        return parts
+
+    def _opened_if_it_can_be(
+        self,
+        found: list[Described],
+        locked: Described,
+        streams: dict[int, ReadAt],
+        failures: dict[int, StoreError],
+    ) -> list[Described]:
+        """As `_opened_up`; what is wrong with one part must not hide the others."""
+        try:
+            return self._opened_up(found, locked, streams)
+        except KeyRequired as error:
+            log.info("%s", error)
+        except (IntegrityError, FormatError) as error:
+            failures[locked.number] = error
+        return found
 
     def _layout(self, stream: ReadAt, name: str) -> list[Described]:
         process = ParserProcess(stream, "table", self._disks.crew, name)
@@ -123,19 +146,15 @@ class Disk:
     def _opened_up(
         self, found: list[Described], locked: Described, streams: dict[int, ReadAt]
     ) -> list[Described]:
-        """`found` with what is inside an encrypted part, if a key opens it.
+        """`found` with what is inside an encrypted part.
 
         A file system takes the part's place; logical volumes come behind the last number.
+        Raises KeyRequired (no key opens it), IntegrityError, and what the image raises.
         """
         name = f"{self.name}: part{locked.number}"
         blocks = SegmentStream(self.stream, locked.segments, name)
-        try:
-            plain = self._plaintext(blocks, str(locked.kind), name)
-            inside = self._layout(plain, name)
-        except (IntegrityError, FormatError) as error:
-            log.info("%s", error)
-            why = locked._replace(problem=str(error))
-            return [why if one is locked else one for one in found]
+        plain = self._plaintext(blocks, str(locked.kind), name)
+        inside = self._layout(plain, name)
         number = max(one.number for one in found)
         for one in inside:
             if one.number == 1 and len(inside[0].segments) == 1:
@@ -167,7 +186,7 @@ class Disk:
         raw = SegmentStream(streams.get(one.number, self.stream), part.segments, name)
         needs_recovery = part.state is State.UNCLEAN
         if part.kind in ENCRYPTED:
-            part = replace(part, state=State.LOCKED, detail=one.problem or "encrypted")
+            part = replace(part, state=State.LOCKED, detail=one.problem or NO_KEY)
         elif needs_recovery:
             part = self._recoverable(part, name)
         elif part.state is State.CLEAN and part.kind not in PARSED:
@@ -211,6 +230,8 @@ class DiskPart:
         raw: its bytes; decrypted if a key opened it.
         has_tree: whether there is something to open, be it with a key.
         directory: the name its tree goes by: `part1`, or `part1.unclean`.
+        failure: why it could not be decrypted, unless for want of a key.
+        has_failed: somebody was told of that, so it is to be tried again.
     """
 
     def __init__(
@@ -221,6 +242,8 @@ class DiskPart:
         self.links, self.state, self.detail = part.links, part.state, part.detail
         self.has_tree = part.state is not State.UNREADABLE
         self.directory = f"{part.name}.unclean" if part.state is State.UNCLEAN else part.name
+        self.failure: StoreError | None = None
+        self.has_failed = False
         self._where, self._disks = where, disks
         self._needs_recovery = needs_recovery
         self._engine = ""
@@ -235,6 +258,9 @@ class DiskPart:
         Raises KeyRequired (encrypted, no key), FormatError (no file system), IntegrityError
         (damaged; the parser or the replay failed), and what the image raises.
         """
+        if self.failure is not None:
+            self.has_failed = True
+            raise self.failure
         if self.state is State.LOCKED:
             raise KeyRequired(f"{self._where} is encrypted ({self.kind}): {self.detail}")
         if self.state is State.UNREADABLE:

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Lock
 
 from store.disks.parsers import wire
-from store.errors import IntegrityError
+from store.errors import IntegrityError, KeyRequired
 from store.format.buffer import ReadAt
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,8 @@ class ParserProcess:
     def ask(self, op: int, number: int = 0, a: int = 0, size: int = 0, name: bytes = b"") -> bytes:
         """The payload of the answer.
 
-        Raises IntegrityError (the parser's complaint, or its end), and what the stream raises.
+        Raises IntegrityError (the parser's complaint, or its end), KeyRequired (no key given opens
+        it), and what the stream raises.
         """
         request = wire.REQUEST.pack(op, number, a, size, len(name)) + name
         self._crew.used(self)
@@ -155,8 +156,11 @@ class ParserProcess:
         keys = wire.encode_keys(self._keys)
         request = wire.REQUEST.pack(wire.UNLOCK, 0, 0, 0, len(keys)) + keys
         kind, payload = _Exchange(link, self.stream, self._limits).answer(request)
+        said = _printable(payload.decode("utf-8", "replace"))
+        if kind == wire.LOCKED:
+            raise KeyRequired(f"{self.name}: {said}")
         if kind != wire.DONE:
-            raise _Broken(_printable(payload.decode("utf-8", "replace")))
+            raise _Broken(said)
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()

@@ -25,7 +25,7 @@ _XATTR = struct.Struct("<HI")
 _KEY = struct.Struct("<H")
 
 TABLE, ROOT, INODE, LIST, LOOKUP, RUNS, READ, LABEL, UNLOCK = range(1, 10)
-DONE, FAILED, WANT, AGAIN = range(4)
+DONE, FAILED, WANT, AGAIN, LOCKED = range(5)
 
 MAX_ANSWER = 8 << 20
 MAX_FETCH = 4 << 20
