@@ -27,7 +27,6 @@ from fsgateway.tree import NamespaceNode
 from fsgateway.view import View
 from fsgateway.views import show_views
 from fsgateway.waiting import Activity, short_waits
-from store.backends.base import Backend
 from store.datastore.chunk_cache import reads_at_once
 from store.datastore.datastore import Datastore
 from store.disks.disk import DiskOptions, Disks
@@ -100,7 +99,7 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
         pyfuse3.init(operations, str(request.mountpoint), options)
     try:
         with short_waits(activity):
-            trio.run(_run, request.mountpoint, loader, backend, on_ready)
+            trio.run(_run, request.mountpoint, loader, view, on_ready)
     finally:
         pyfuse3.close(unmount=True)
         view.close()
@@ -123,12 +122,10 @@ def _operations(
     )
 
 
-async def _run(
-    mountpoint: Path, loader: Loader, backend: Backend, on_ready: Callable[[], None]
-) -> None:
+async def _run(mountpoint: Path, loader: Loader, view: View, on_ready: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
         loader.start_soon = nursery.start_soon
-        nursery.start_soon(_stop_on_signals, mountpoint, backend)
+        nursery.start_soon(_stop_on_signals, mountpoint, view)
         nursery.start_soon(_announce, mountpoint, on_ready)
         await pyfuse3.main()
         loader.start_soon = None
@@ -150,7 +147,7 @@ def _widen_read_ahead(device: int) -> None:
         path.write_text(str(READ_AHEAD_KIB))
 
 
-async def _stop_on_signals(mountpoint: Path, backend: Backend) -> None:
+async def _stop_on_signals(mountpoint: Path, view: View) -> None:
     with trio.open_signal_receiver(*SIGNALS) as signals:
         number = await anext(signals)
         log.info("%s: unmounting %s", signal.Signals(number).name, mountpoint)
@@ -161,11 +158,20 @@ async def _stop_on_signals(mountpoint: Path, backend: Backend) -> None:
             with trio.move_on_after(HURRY_S) as patient:
                 await anext(signals)
             if patient.cancelled_caught:
-                backend.interrupt()
-                await anext(signals)
+                view.datastore.backend.interrupt()
+                async with trio.open_nursery() as nursery:
+                    # A guest that starts, a journal that is replayed: they are ended, with what
+                    # they have in the usual place for temporary files.
+                    nursery.start_soon(_close, view)
+                    await anext(signals)
+                    nursery.cancel_scope.cancel()
         log.warning("leaving %s without waiting for what is still being read", mountpoint)
         pyfuse3.close(unmount=True)
         os._exit(0 if waiting.cancelled_caught else 1)
+
+
+async def _close(view: View) -> None:
+    await trio.to_thread.run_sync(view.close, abandon_on_cancel=True)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from threading import Lock
+from threading import Event, Lock
 from weakref import WeakSet
 
 from store.disks import replay
@@ -52,6 +52,7 @@ class Disks:
         self._disks: Kept[Disk] = Kept(OPEN_DISKS)
         self._trees: Kept[GuestTree] = Kept(OPEN_TREES)
         self._opened: WeakSet[GuestTree] = WeakSet()
+        self.ended = Event()
 
     def open(self, key: Hashable, stream: Callable[[], ReadAt], name: str) -> "Disk":
         """The disk in an image; `key` says which image that is. Raises what `stream` raises."""
@@ -67,9 +68,23 @@ class Disks:
         self._opened.add(tree)
         return tree
 
+    def parser(
+        self, stream: ReadAt, kind: str, name: str, keys: tuple[bytes, ...] = ()
+    ) -> ParserProcess:
+        """A child for a stream. Raises IntegrityError: all is closed."""
+        if self.ended.is_set():
+            raise IntegrityError(f"{name}: closed")
+        return ParserProcess(stream, kind, self.crew, name, keys)
+
     def close(self) -> None:
-        """Close everything: what is asked afterwards is answered with IntegrityError."""
+        """Close everything, also what is only being opened; again does no harm.
+
+        What is asked afterwards is answered with IntegrityError.
+        """
+        self.ended.set()
         self._trees.clear()
+        if self.machine is not None:
+            self.machine.close()
         for tree in [*self._opened]:
             tree.close()
         self._disks.clear()
@@ -137,7 +152,7 @@ class Disk:
         return found
 
     def _layout(self, stream: ReadAt, name: str) -> list[Described]:
-        process = ParserProcess(stream, "table", self._disks.crew, name)
+        process = self._disks.parser(stream, "table", name)
         try:
             return described(process.ask(wire.TABLE), stream.size)
         finally:
@@ -170,7 +185,7 @@ class Disk:
 
     def _plaintext(self, blocks: ReadAt, kind: str, name: str) -> ReadAt:
         keys = self._disks.options.keys
-        process = ParserProcess(blocks, kind, self._disks.crew, name, keys)
+        process = self._disks.parser(blocks, kind, name, keys)
         try:
             ((_, inode),) = wire.decode_inodes(process.ask(wire.ROOT), named=False)
         except (StoreError, ValueError):
@@ -292,7 +307,8 @@ class DiskPart:
     def _recovered(self) -> GuestTree:
         """With its journal replayed, by the quickest way there is here."""
         if self.kind in replay.KINDS and not replay.why_not():
-            return self._parsed(replay.replayed(self.raw, self._where, OVERLAY_MEMORY))
+            ended = self._disks.ended
+            return self._parsed(replay.replayed(self.raw, self._where, OVERLAY_MEMORY, ended))
         return self._by_machine()
 
     def _by_machine(self) -> GuestTree:
@@ -303,7 +319,7 @@ class DiskPart:
         return tree
 
     def _parsed(self, blocks: ReadAt) -> GuestTree:
-        process = ParserProcess(blocks, str(self.kind), self._disks.crew, self._where)
+        process = self._disks.parser(blocks, str(self.kind), self._where)
         try:
             tree = ParsedTree(process)
         except StoreError:

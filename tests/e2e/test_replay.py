@@ -3,11 +3,16 @@
 import os
 import subprocess
 import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from store.disks.replay import replayed
+from store.errors import IntegrityError
 from tests.fakes.disk_files import DiskFile
 from tests.guest_disks import make_disk
 
@@ -48,6 +53,36 @@ def test_what_was_replayed_is_clean(unclean: Path) -> None:
     assert [stream.read(1024 + 0x60, 1)[0] & 4, overlay.read(1024 + 0x60, 1)[0] & 4] == [4, 0]
     overlay.close()
     stream.close()
+
+
+def test_nothing_is_left_of_a_replay_that_is_broken_off(
+    unclean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a mount does that is told to end: the disks are closed, and the storage told to hurry."""
+    folder = tmp_path / "temporary"
+    asked, hurry, ended = (threading.Event() for _ in range(3))
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+
+    class Hanging(DiskFile):
+        left = 4
+
+        def read(self, offset: int, size: int) -> bytes:
+            self.left -= 1
+            if not self.left:
+                asked.set()
+                hurry.wait()
+            return super().read(offset, size)
+
+    with closing(Hanging(unclean)) as stream, ThreadPoolExecutor(1) as threads:
+        replay = threads.submit(replayed, stream, "disk", ended=ended)
+        assert asked.wait(60)
+        assert len(os.listdir(folder)) == 2
+        ended.set()
+        threading.Timer(1, hurry.set).start()
+        with pytest.raises(IntegrityError, match="disk: closed"):
+            replay.result(60)
+    assert os.listdir(folder) == []
 
 
 def test_nothing_stays_mounted_of_a_killed_mount(unclean: Path, tmp_path: Path) -> None:

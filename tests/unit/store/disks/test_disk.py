@@ -28,6 +28,9 @@ class Machine:
     def open(self, part: Part, blocks: ReadAt) -> Tree:
         return Tree("machine")
 
+    def close(self) -> None:
+        """Nothing to do."""
+
 
 @pytest.mark.parametrize(
     ("parser_works", "opened_by"),
