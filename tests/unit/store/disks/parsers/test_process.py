@@ -1,5 +1,7 @@
 """The parent's side of a parser, with real children: good ones, and such as break every rule."""
 
+import contextlib
+import logging
 import os
 import random
 import signal
@@ -215,3 +217,24 @@ def test_the_sandbox_refuses_all() -> None:
         env={"PYTHONPATH": str(module.PACKAGES)},
     )  # fmt: skip
     assert (done.stdout, done.returncode) == ("end", 0), done.stderr
+
+
+@pytest.mark.expect_warnings
+def test_a_bad_name_hides_no_others(
+    crew: Crew, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = tmp_path / "fat.raw"
+    with disk.open("wb") as file:
+        file.truncate(2 << 20)
+    subprocess.run(["/usr/sbin/mkfs.vfat", disk], check=True, capture_output=True)
+    for name in ("ONE.TXT", "BAD.TXT", "TWO.TXT"):
+        subprocess.run(["mcopy", "-i", disk, "/etc/hostname", f"::/{name}"], check=True)
+    disk.write_bytes(disk.read_bytes().replace(b"BAD     TXT", b"B/D     TXT"))
+    with contextlib.closing(DiskFile(disk)) as stream:
+        tree = ParsedTree(ParserProcess(stream, "fat", crew, "disk"))
+        for _ in range(2):
+            found = [entry.name for entry in tree.iterate(tree.root())]
+            assert found == [b"ONE.TXT", b"TWO.TXT"]
+        assert tree.lookup(tree.root(), b"B/D.TXT") is None
+    warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert warnings == ["disk: a file of the name b'B/D.TXT' is left out"]
