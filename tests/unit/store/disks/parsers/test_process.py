@@ -154,6 +154,17 @@ def test_children_that_break_the_rules(
     assert children_of(os.getpid()) == []
 
 
+def test_only_a_child_that_starts_has_time_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHILD", "tests.fakes.bad_parser")
+    crew = Crew(limits=Limits(seconds=0.2))
+    tree = ParsedTree(ParserProcess(BytesReadAt(bytes(8192)), "tired", crew, "disk"))
+    started = time.monotonic()
+    with pytest.raises(IntegrityError, match="takes too long"):
+        [*tree.iterate(tree.root())]
+    assert time.monotonic() - started < module.START_S / 2
+    crew.close()
+
+
 def test_an_answer_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHILD", "tests.fakes.bad_parser")
     crew = Crew()
