@@ -125,12 +125,8 @@ def _used(raw: object) -> int:
         return 0
     if not isinstance(raw.image, IndexedStream):
         return raw.size
-    return sum(
-        length
-        for start, size in raw.pieces(0, raw.size)
-        for _, length, is_zero in raw.image.extents(start, size)
-        if not is_zero
-    )
+    holes = raw.image.holes()
+    return sum(holes.data_in(*piece) for piece in raw.pieces(0, raw.size))
 
 
 @dataclass(frozen=True, slots=True)
