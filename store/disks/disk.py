@@ -72,9 +72,13 @@ class Disks:
         self, stream: ReadAt, kind: str, name: str, keys: tuple[bytes, ...] = ()
     ) -> ParserProcess:
         """A child for a stream. Raises IntegrityError: all is closed."""
+        self.check_open(name)
+        return ParserProcess(stream, kind, self.crew, name, keys)
+
+    def check_open(self, name: str) -> None:
+        """Raises IntegrityError: all is closed, nothing may be started for `name`."""
         if self.ended.is_set():
             raise IntegrityError(f"{name}: closed")
-        return ParserProcess(stream, kind, self.crew, name, keys)
 
     def close(self) -> None:
         """Close everything, also what is only being opened; again does no harm.
@@ -287,6 +291,7 @@ class DiskPart:
 
         Later by the same: the numbers of files, which are still known outside, are the engine's.
         """
+        self._disks.check_open(self._where)
         if self._engine == MACHINE:
             return self._by_machine()
         try:
