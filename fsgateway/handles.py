@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from pyfuse3 import FileHandleT, InodeT
 
@@ -54,6 +54,7 @@ class StreamFile:
     """
 
     __slots__ = ("inode", "is_exact", "peek", "size", "start", "stream", "way")
+    is_slow: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -76,6 +77,7 @@ class GuestFile:
     """An open file whose bytes somebody else brings: that of a file system inside an image."""
 
     __slots__ = ("content",)
+    is_slow: ClassVar[bool] = True
 
     def __init__(self, content: Content) -> None:
         self.content = content
@@ -91,6 +93,7 @@ class BytesFile:
     """An open blob or manifest, decoded."""
 
     __slots__ = ("data",)
+    is_slow: ClassVar[bool] = False
 
     def __init__(self, data: bytes) -> None:
         self.data = data

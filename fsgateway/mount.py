@@ -16,7 +16,7 @@ import trio
 
 from fsgateway import extra_handlers
 from fsgateway.attributes import Presentation
-from fsgateway.bridge import THREADS, Bridge
+from fsgateway.bridge import DISK_THREADS, THREADS, Bridge
 from fsgateway.notify import notify
 from fsgateway.operations import VaultwayOperations
 from fsgateway.options import MountOptions
@@ -30,7 +30,6 @@ from fsgateway.waiting import Activity, short_waits
 from fsgateway.writing.mounting import add_handlers, open_heads
 from fsgateway.writing.open_heads import OpenHeads
 from fsgateway.writing.operations import WritableOperations
-from store.backends.base import Backend
 from store.datastore.chunk_cache import reads_at_once
 from store.datastore.datastore import Datastore
 from store.disks.disk import DiskOptions, Disks
@@ -90,7 +89,8 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
     activity = Activity()
     processors = os.cpu_count() or 1
     background = Bridge(reads_at_once(backend, processors, backend.parallelism), activity)
-    bridge = Bridge(reads_at_once(backend, THREADS, backend.parallelism), activity)
+    inside_disks = Bridge(DISK_THREADS, activity)
+    bridge = Bridge(reads_at_once(backend, THREADS, backend.parallelism), activity, inside_disks)
     loader = Loader(bridge, background, datastore.memory_bytes, backend)
     disks = Disks(DiskOptions(request.disk_keys, use_machine=request.options.micro_vm))
     view = View(datastore, request.key, datastore.memory_bytes, disks=disks)
@@ -107,7 +107,7 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
         pyfuse3.init(operations, str(request.mountpoint), options)
     try:
         with short_waits(activity):
-            trio.run(_run, request.mountpoint, loader, backend, on_ready, operations)
+            trio.run(_run, request.mountpoint, loader, view, on_ready, operations)
     finally:
         pyfuse3.close(unmount=True)
         if heads is not None:
@@ -134,7 +134,7 @@ def _operations(
 async def _run(
     mountpoint: Path,
     loader: Loader,
-    backend: Backend,
+    view: View,
     on_ready: Callable[[], None],
     operations: VaultwayOperations,
 ) -> None:
@@ -143,7 +143,7 @@ async def _run(
         if isinstance(operations, WritableOperations):
             operations.start_soon = nursery.start_soon
             nursery.start_soon(operations.seal_idle_heads)
-        nursery.start_soon(_stop_on_signals, mountpoint, backend)
+        nursery.start_soon(_stop_on_signals, mountpoint, view)
         nursery.start_soon(_announce, mountpoint, on_ready)
         await pyfuse3.main()
         loader.start_soon = None
@@ -167,7 +167,7 @@ def _widen_read_ahead(device: int) -> None:
         path.write_text(str(READ_AHEAD_KIB))
 
 
-async def _stop_on_signals(mountpoint: Path, backend: Backend) -> None:
+async def _stop_on_signals(mountpoint: Path, view: View) -> None:
     with trio.open_signal_receiver(*SIGNALS) as signals:
         number = await anext(signals)
         log.info("%s: unmounting %s", signal.Signals(number).name, mountpoint)
@@ -178,11 +178,20 @@ async def _stop_on_signals(mountpoint: Path, backend: Backend) -> None:
             with trio.move_on_after(HURRY_S) as patient:
                 await anext(signals)
             if patient.cancelled_caught:
-                backend.interrupt()
-                await anext(signals)
+                view.datastore.backend.interrupt()
+                async with trio.open_nursery() as nursery:
+                    # A guest that starts, a journal that is replayed: they are ended, with what
+                    # they have in the usual place for temporary files.
+                    nursery.start_soon(_close, view)
+                    await anext(signals)
+                    nursery.cancel_scope.cancel()
         log.warning("leaving %s without waiting for what is still being read", mountpoint)
         pyfuse3.close(unmount=True)
         os._exit(0 if waiting.cancelled_caught else 1)
+
+
+async def _close(view: View) -> None:
+    await trio.to_thread.run_sync(view.close, abandon_on_cancel=True)
 
 
 @contextmanager

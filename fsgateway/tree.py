@@ -13,7 +13,7 @@ import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from fsgateway.attributes import BLOCK, CHANGING_S, IMMUTABLE_S, NANOSECONDS, Facts
 from fsgateway.view import Image, SnapshotId, Tree, View
@@ -46,7 +46,10 @@ class Node(ABC):
     """Anything the mount shows that is not a pxar entry.
 
     `path`: its names from the mount's root down.
+    `is_slow`: as `Paced`; so are the entries in it, if it is a tree.
     """
+
+    is_slow: ClassVar[bool] = False
 
     view: View
     path: Path
