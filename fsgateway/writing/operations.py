@@ -53,6 +53,8 @@ T = TypeVar("T")
 
 DEFAULT_ACL = b"system.posix_acl_default"
 SEAL_CHECK_S = 1.0
+# They may wait for room in a journal, or for its disk: nobody who reads snapshots waits with them.
+WRITERS = 16
 LISTED = 128
 """Names to look at for one answer to readdir."""
 # A read-only node's handle numbers and a head's do not meet.
@@ -96,6 +98,7 @@ class WritableOperations(VaultwayOperations):
         self._heads = heads
         self._trees = HeadTrees(presentation)
         extra_handlers.set_bare_inodes(self._trees.bare if self.enable_acl else None)
+        self._writing = Bridge(WRITERS, bridge.activity)
         self._files: HandleTable[WritableFile] = HandleTable(FIRST_HANDLE)
         self._lists: HandleTable[int] = HandleTable(FIRST_HANDLE)
 
@@ -106,7 +109,7 @@ class WritableOperations(VaultwayOperations):
         try:
             return tree.at_once(operation, *args, **named)
         except WouldWait:
-            return await self._bridge.run(partial(operation, *args, **named))
+            return await self._writing.run(partial(operation, *args, **named))
 
     # ----- names and attributes
 
@@ -191,8 +194,8 @@ class WritableOperations(VaultwayOperations):
         if not isinstance(node, HeadFileNode):
             raise FUSEError(errno.EROFS)
         if fields.update_size:
-            await self._bridge.run(node.truncate, attr.st_size)
-        return self._attributes(node, await self._bridge.run(node.facts))
+            await self._writing.run(node.truncate, attr.st_size)
+        return self._attributes(node, await self._writing.run(node.facts))
 
     @guarded
     async def forget(self, inode_list: Forgets) -> None:
@@ -251,8 +254,8 @@ class WritableOperations(VaultwayOperations):
         self, parent_inode: InodeT, name: bytes
     ) -> tuple[FileInfo, EntryAttributes]:
         parent = self._writable_node(parent_inode)
-        node = await self._bridge.run(parent.make_file, os.fsdecode(name))
-        info = self._opened(await self._bridge.run(node.open))
+        node = await self._writing.run(parent.make_file, os.fsdecode(name))
+        info = self._opened(await self._writing.run(node.open))
         return info, await self._describe_new(node)
 
     def _writable_node(self, inode: InodeT) -> CurrentNode:
@@ -262,7 +265,7 @@ class WritableOperations(VaultwayOperations):
         return node
 
     async def _describe_new(self, node: Node) -> EntryAttributes:
-        facts = await self._bridge.run(node.facts)
+        facts = await self._writing.run(node.facts)
         attributes = self._attributes(node, facts)
         self._remember(node, facts, attributes.st_ino)
         return attributes
@@ -284,13 +287,13 @@ class WritableOperations(VaultwayOperations):
     ) -> EntryAttributes:
         parent = None if is_entry(parent_inode) else self._nodes.get(parent_inode)
         if isinstance(parent, TypeNode):
-            await self._bridge.run(
+            await self._writing.run(
                 self._heads.get, parent.namespace, BackupGroup(parent.kind, name)
             )
-            return await self._describe_new(await self._bridge.run(parent.child, name))
+            return await self._describe_new(await self._writing.run(parent.child, name))
         current = self._writable_node(parent_inode)
         mode &= 0o7777 & ~ctx.umask
-        node = await self._bridge.run(current.make_tree, name, mode, ctx.uid, ctx.gid)
+        node = await self._writing.run(current.make_tree, name, mode, ctx.uid, ctx.gid)
         return await self._describe_new(node)
 
     @for_head
@@ -335,7 +338,7 @@ class WritableOperations(VaultwayOperations):
             tree, parent = self._trees.of(parent_inode)
             await self._run(tree, tree.unlink, parent, name)
         else:
-            await self._bridge.run(self._writable_node(parent_inode).remove, os.fsdecode(name))
+            await self._writing.run(self._writable_node(parent_inode).remove, os.fsdecode(name))
 
     @for_head
     async def rmdir(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
@@ -345,7 +348,7 @@ class WritableOperations(VaultwayOperations):
             await self._run(tree, tree.rmdir, parent, name)
         else:
             current = self._writable_node(parent_inode)
-            await self._bridge.run(_remove_tree, current, os.fsdecode(name))
+            await self._writing.run(_remove_tree, current, os.fsdecode(name))
 
     @for_head
     async def rename(
@@ -378,7 +381,7 @@ class WritableOperations(VaultwayOperations):
         if self._writable_node(new) != current:
             raise FUSEError(errno.EXDEV)
         names = os.fsdecode(name), os.fsdecode(new_name)
-        await self._bridge.run(partial(current.rename, *names, replaces=replaces))
+        await self._writing.run(partial(current.rename, *names, replaces=replaces))
 
     # ----- extended attributes
 
@@ -458,7 +461,7 @@ class WritableOperations(VaultwayOperations):
         """Make the names in a directory durable."""
         if fh >= FIRST_HANDLE:
             tree, number = self._trees.of(self._lists.get(fh))
-            await self._bridge.run(partial(tree.sync, number))
+            await self._writing.run(partial(tree.sync, number))
 
     # ----- files
 
@@ -479,9 +482,9 @@ class WritableOperations(VaultwayOperations):
                 raise FUSEError(errno.EROFS)
             return await super().open(inode, flags, ctx)
         if flags & os.O_TRUNC and not isinstance(node, HeadImageNode):
-            await self._bridge.run(node.truncate, 0)
+            await self._writing.run(node.truncate, 0)
         # NBD may write to an image, too: nothing of it is kept.
-        return self._opened(await self._bridge.run(node.open), keep_cache=False)
+        return self._opened(await self._writing.run(node.open), keep_cache=False)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> Buffer:  # type: ignore[override] # views are not copied
         """Read."""
@@ -492,7 +495,7 @@ class WritableOperations(VaultwayOperations):
             try:
                 return file.read_now(off, size)
             except WouldWait:
-                return await self._bridge.run(file.read, off, size)
+                return await self._writing.run(file.read, off, size)
         except OSError as error:
             raise FUSEError(error.errno or errno.EIO) from error
         except Exception as error:
@@ -505,13 +508,13 @@ class WritableOperations(VaultwayOperations):
         try:
             return file.write_now(off, buf)
         except WouldWait:
-            return await self._bridge.run(file.write, off, buf)
+            return await self._writing.run(file.write, off, buf)
 
     @for_head
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         """Make a file durable."""
         if fh >= FIRST_HANDLE:
-            await self._bridge.run(partial(self._files.get(fh).sync, data_only=datasync))
+            await self._writing.run(partial(self._files.get(fh).sync, data_only=datasync))
 
     @for_head
     async def release(self, fh: FileHandleT) -> None:
@@ -524,7 +527,7 @@ class WritableOperations(VaultwayOperations):
         if isinstance(file, TreeFile):
             file.close()
         else:
-            await self._bridge.run(file.close)
+            await self._writing.run(file.close)
 
     def fallocate(
         self, request: "Request", inode: int, fh: int, mode: int, offset: int, length: int
@@ -548,7 +551,7 @@ class WritableOperations(VaultwayOperations):
         self, request: "Request", fh: int, work: Callable[[WritableFile], int | None]
     ) -> None:
         try:
-            found = await self._bridge.run(work, self._files.get(fh))
+            found = await self._writing.run(work, self._files.get(fh))
         except OSError as error:
             request.reply_error(error.errno or errno.EIO)
         except Exception as error:  # noqa: BLE001 - as for every handler: an errno, no end of the mount
@@ -560,7 +563,7 @@ class WritableOperations(VaultwayOperations):
         """Look for heads that the policy says to seal, for ever."""
         while True:
             await trio.sleep(SEAL_CHECK_S)
-            await self._bridge.run(self._heads.seal_idle)
+            await self._writing.run(self._heads.seal_idle)
 
     start_soon: Callable[..., object] | None = None
     """Starts a background task; None before the mount runs and at its end."""
