@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Protocol, Self
 
 from blockgw.export import ImageName
+from store.backends.base import Backend
 from store.datastore.archives import ChunkCache, SnapshotReader
 from store.datastore.chunk_cache import reads_at_once
 from store.datastore.datastore import Datastore
@@ -118,8 +119,7 @@ class Device:
                 return cls(UnreadableImage(size, error), CHUNK_SIZE, stack.pop_all())
             assert isinstance(stream.index, FixedIndex)
             chunk_size = stream.index.chunk_size
-            room = cache.budget_bytes // 2 // chunk_size
-            ahead = reads_at_once(datastore.backend, READ_AHEAD_CHUNKS, room)
+            ahead = chunks_ahead(datastore.backend, cache, chunk_size)
             return cls(stream, chunk_size, stack.pop_all(), ahead)
 
     def close(self) -> None:
@@ -188,6 +188,11 @@ class Device:
     ) -> Iterator[tuple[int, int, bool]]:
         """`(offset, length, is_zero)` of the range, neighbours merged; with `one`, the first."""
         return islice(self._image.extents(offset, size), 1 if one else None)
+
+
+def chunks_ahead(backend: Backend, cache: ChunkCache, chunk_size: int) -> int:
+    """How many to read ahead of one client."""
+    return reads_at_once(backend, READ_AHEAD_CHUNKS, cache.budget_bytes // 2 // chunk_size)
 
 
 def fill_zeros(target: memoryview) -> None:

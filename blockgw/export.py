@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import nlargest
+from typing import Any, Self
 
 from store.datastore.datastore import Datastore
 from store.errors import InvalidName, NotFound
@@ -50,6 +51,24 @@ class Selection:
     namespace: Namespace
     snapshot: Snapshot | None = None
     archive: str | None = None
+
+    def encode(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "namespace": str(self.namespace),
+            "snapshot": self.snapshot and str(self.snapshot),
+            "archive": self.archive,
+        }
+
+    @classmethod
+    def decode(cls, fields: dict[str, Any]) -> Self:
+        """The inverse of `encode`."""
+        snapshot = fields["snapshot"]
+        return cls(
+            Namespace.parse(fields["namespace"]),
+            Snapshot.parse(snapshot) if snapshot else None,
+            fields["archive"],
+        )
 
 
 def select(datastore: Datastore, namespace: Namespace, text: str) -> Selection:

@@ -15,12 +15,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from blockgw.address import Address, answers
-from blockgw.export import Exports, ImageName
+from blockgw.export import Exports, Selection
 from blockgw.settings import Settings
+from blockgw.writing.preparing import PreparedHead
+from blockgw.writing.selection import HeadSelection
 from store.datastore.archives import ChunkCache, SnapshotReader
+from store.datastore.datastore import Datastore
 from store.errors import StoreError
 from store.format.crypt import CryptConfig
 from store.repositories.repository import open_datastore
@@ -54,49 +57,97 @@ class ExportRequest:
     address: Address
 
 
-def serve(request: ExportRequest, ready: Callable[[str], None]) -> None:
+class Prepared(Protocol):
+    """What is served, checked before anything is."""
+
+    name: str
+    """The default export."""
+
+    def end(self) -> str | None:
+        """Before nbdkit is stopped. Returns the snapshot that was made of what was written.
+
+        Raises StoreError when that failed.
+        """
+
+    def throw_away(self) -> None:
+        """After nbdkit has ended."""
+
+
+def serve(request: ExportRequest, say: Callable[[str], None]) -> None:
     """Serve until interrupted (by SIGINT, or SIGTERM as cli.main makes it), then clean up.
 
     Call it from the main thread: nbdkit dies with the thread that started it, even by kill -9.
 
     Args:
         request: what and where.
-        ready: called once, when the server answers, with the URI of the default image.
+        say: called when the server answers, with the URI of the default image; and at the end, if
+            what was written became a snapshot, with its name.
     Raises:
         StoreError: a reason not to start, before anything is served; or nbdkit ended by itself.
     """
-    name = check_images(request.settings)
     if check_nbdkit() < FIRST_PARALLEL_VERSION:
         request = replace(request, settings=replace(request.settings, threads=1))
     request.address.claim()
+    prepared = prepare(request.settings)
+    try:
+        _serve(request, prepared, say)
+    finally:
+        prepared.throw_away()
+
+
+def _serve(request: ExportRequest, prepared: Prepared, say: Callable[[str], None]) -> None:
     child = Child(request)
+    sealed = None
     try:
         child.wait_until_it_answers()
-        ready(request.address.uri(str(name)))
+        say(request.address.uri(prepared.name))
         child.wait()
     except KeyboardInterrupt:
         log.debug("interrupted: stopping nbdkit")
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # stopping takes a moment; let it finish
-        child.stop()
-        request.address.release()
+        try:
+            sealed = prepared.end()
+        finally:
+            child.stop()
+            request.address.release()
+    if sealed is not None:
+        say(f"sealed {sealed}")
 
 
-def check_images(settings: Settings) -> ImageName:
-    """The default image. One of a single snapshot is opened: here its errors have an exit code.
+def prepare(settings: Settings) -> Prepared:
+    """Check what is to be served: here its errors have an exit code.
 
-    Of a whole datastore some images may need other keys, or be damaged; the others are served.
-
-    Raises NotFound (no image), KeyRequired, WrongKey, FormatError, IntegrityError, BackendError.
+    Raises NotFound (no image), KeyRequired, WrongKey, FormatError, IntegrityError, BackendError;
+    for a head see PreparedHead.
     """
+    key = CryptConfig(settings.key) if settings.key else None
     with open_datastore(settings.repository) as datastore:
-        name = Exports(datastore, settings.selection).default()
-        if settings.selection.snapshot is not None:
-            key = CryptConfig(settings.key) if settings.key else None
+        if isinstance(settings.selection, HeadSelection):
+            return PreparedHead(settings.selection, datastore, key)
+        return PreparedSnapshots(settings.selection, datastore, key)
+
+
+class PreparedSnapshots:
+    """Images of snapshots; nothing is left to do at the end."""
+
+    def __init__(self, selection: Selection, datastore: Datastore, key: CryptConfig | None) -> None:
+        """Open the default image, if it is of a single snapshot.
+
+        Of a whole datastore some may need other keys, or be damaged; the others are served.
+        """
+        name = Exports(datastore, selection).default()
+        self.name = str(name)
+        if selection.snapshot is not None:
             reader = SnapshotReader(datastore, name.namespace, name.snapshot, key, ChunkCache(0))
             reader.open_image(name.archive)
-    return name
+
+    def end(self) -> None:
+        """Nothing was written."""
+
+    def throw_away(self) -> None:
+        """Nothing was made."""
 
 
 def check_nbdkit() -> tuple[int, int]:
@@ -222,7 +273,7 @@ def command(request: ExportRequest, settings_fd: int) -> list[str]:
         "nbdkit",
         "--foreground",
         "--exit-with-parent",
-        "--readonly",
+        *([] if isinstance(request.settings.selection, HeadSelection) else ["--readonly"]),
         f"--threads={request.settings.threads}",
         *request.address.arguments,
         "python",

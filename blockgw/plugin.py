@@ -13,12 +13,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, NoReturn
 
 import nbdkit
 
 from blockgw.device import Device
-from blockgw.export import Exports
+from blockgw.server import Server
 from blockgw.settings import Settings
 from blockgw.thread_state import (
     KeptState,
@@ -26,37 +27,18 @@ from blockgw.thread_state import (
     keep_thread_state_to_its_end,
     let_go_of_thread_state,
 )
-from store.datastore.chunk_cache import cache_over
+from blockgw.writing.device import WritableDevice
 from store.errors import StoreError
-from store.format.crypt import CryptConfig
-from store.repositories.repository import open_datastore
 
 API_VERSION = 2
-MINIMUM_BLOCK, MAXIMUM_BLOCK = 1, 32 << 20
+MINIMUM_BLOCK, WRITTEN_BLOCK, MAXIMUM_BLOCK = 1, 4096, 32 << 20
+MOST_EXTENTS = 10_000
+FAILURES = (StoreError, OSError)
 # A guard: no thread of ours runs Python for long; one that does must not stop the others for 5 ms.
 SWITCH_INTERVAL_S = 0.0005
 PR_SET_PDEATHSIG = 1
+FUA = nbdkit.FLAG_FUA
 HOLE = nbdkit.EXTENT_HOLE | nbdkit.EXTENT_ZERO
-
-
-class Server:
-    """What all connections share."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.threads = settings.threads
-        self.key = CryptConfig(settings.key) if settings.key else None
-        self.datastore = open_datastore(settings.repository)
-        self.cache = cache_over(self.datastore.backend, self.datastore.memory_bytes)
-        self.exports = Exports(self.datastore, settings.selection)
-
-    def open(self, name: str) -> Device:
-        """Open the image a client asks for. Raises StoreError."""
-        return Device.open(self.datastore, self.exports.resolve(name), self.key, self.cache)
-
-    def close(self) -> None:
-        """In an object store, shared locks would stay until they run out."""
-        self.cache.close()
-        self.datastore.close()
 
 
 class State:
@@ -70,20 +52,24 @@ class State:
 thread = KeptState()
 
 
-def fail(error: StoreError) -> NoReturn:
+# What NBD has no number for, nbdkit would make EINVAL: a client would look for its own mistake.
+NBD_NUMBERS = {errno.EACCES: errno.EPERM, errno.EBUSY: errno.EIO}
+
+
+def fail(error: StoreError | OSError) -> NoReturn:
     """Give the client the error's number, and the log its one line (`format_exception`)."""
-    # NBD knows no EACCES; nbdkit would make it EINVAL.
-    nbdkit.set_error(errno.EPERM if error.errno == errno.EACCES else error.errno)
+    number = error.errno or errno.EIO
+    nbdkit.set_error(NBD_NUMBERS.get(number, number))
     raise error
 
 
 def format_exception(*arguments: Any, **options: Any) -> list[str]:  # noqa: ANN401 - whatever traceback's takes
     """The traceback module's function for nbdkit, which logs every exception through it.
 
-    A StoreError says all in one line; a traceback for each failed read would bury the rest.
+    Ours say all in one line; a traceback for each failed read would bury the rest.
     """
     error = next((argument for argument in arguments if isinstance(argument, BaseException)), None)
-    if isinstance(error, StoreError):
+    if isinstance(error, FAILURES):
         return [str(error)]
     return _format_exception(*arguments, **options)
 
@@ -146,13 +132,16 @@ def die_with_parent() -> None:
 
 def cleanup() -> None:
     """No more requests come: end the read-ahead threads before Python goes, give locks back."""
-    State.server.close()
+    try:
+        State.server.close()
+    except StoreError as error:
+        logging.error("%s", error)  # noqa: TRY400 - no traceback for users
 
 
 def list_exports(_readonly: int, _is_tls: int) -> Iterator[str | tuple[str, str]]:
     """All images, for `nbdinfo --list`."""
     try:
-        return iter([str(name) for name in State.server.exports.names()])
+        return iter(State.server.served.names())
     except StoreError as error:
         fail(error)
 
@@ -160,7 +149,7 @@ def list_exports(_readonly: int, _is_tls: int) -> Iterator[str | tuple[str, str]
 def default_export(_readonly: int, _is_tls: int) -> str:
     """The name that stands for the empty one."""
     try:
-        return str(State.server.exports.default())
+        return State.server.served.default()
     except StoreError as error:
         fail(error)
 
@@ -168,7 +157,7 @@ def default_export(_readonly: int, _is_tls: int) -> str:
 def open(_readonly: int) -> Device:  # noqa: A001 - nbdkit's name
     """A client comes for the export it named."""
     try:
-        device = State.server.open(nbdkit.export_name())
+        device = State.server.served.open(nbdkit.export_name())
     except StoreError as error:
         fail(error)
     if State.server.threads == 1:
@@ -189,17 +178,26 @@ def get_size(device: Device) -> int:
 
 
 def block_size(device: Device) -> tuple[int, int, int]:
-    """Any byte; a chunk at a time is best; what nbdkit allows."""
-    return MINIMUM_BLOCK, min(device.chunk_size, MAXIMUM_BLOCK), MAXIMUM_BLOCK
+    """Any byte; a chunk at a time is best to read, a page to write; what nbdkit allows."""
+    best = WRITTEN_BLOCK if isinstance(device, WritableDevice) else device.chunk_size
+    return MINIMUM_BLOCK, min(best, MAXIMUM_BLOCK), MAXIMUM_BLOCK
 
 
-def can_write(_: Device) -> bool:
-    """A snapshot does not change."""
-    return False
+def can_write(device: Device) -> bool:
+    """A head is written to; a snapshot does not change."""
+    return isinstance(device, WritableDevice)
+
+
+can_flush = can_trim = can_zero = can_fast_zero = can_write
+
+
+def can_fua(device: Device) -> int:
+    """A write that is durable when it is answered costs what a flush does."""
+    return int(nbdkit.FUA_NATIVE if can_write(device) else nbdkit.FUA_NONE)
 
 
 def can_multi_conn(_: Device) -> bool:
-    """Nothing is written, so all connections see the same."""
+    """What one connection wrote all see at once, and a flush is of all that was written."""
     return True
 
 
@@ -224,15 +222,52 @@ def pread(device: Device, buffer: memoryview, offset: int, _flags: int) -> None:
         keep_thread_state_to_its_end(thread)
     try:
         device.read_into(buffer, offset)
-    except StoreError as error:
+    except FAILURES as error:
+        fail(error)
+
+
+def pwrite(device: WritableDevice, data: memoryview, offset: int, flags: int) -> None:
+    """Write `data`, which is nbdkit's and gone after the call."""
+    if not thread.kept:
+        keep_thread_state_to_its_end(thread)
+    try:
+        device.write(offset, data, fua=bool(flags & FUA))
+    except FAILURES as error:
+        fail(error)
+
+
+def zero(device: WritableDevice, count: int, offset: int, flags: int) -> None:
+    """Zeros are a hole, whatever the client prefers (FLAG_MAY_TRIM): they read the same."""
+    try:
+        device.zero(offset, count, fua=bool(flags & FUA))
+    except FAILURES as error:
+        fail(error)
+
+
+def trim(device: WritableDevice, count: int, offset: int, flags: int) -> None:
+    """Nobody needs the range any more."""
+    try:
+        device.trim(offset, count, fua=bool(flags & FUA))
+    except FAILURES as error:
+        fail(error)
+
+
+def flush(device: WritableDevice, _flags: int) -> None:
+    """Of all connections."""
+    try:
+        device.flush()
+    except FAILURES as error:
         fail(error)
 
 
 def extents(device: Device, count: int, offset: int, flags: int) -> Iterator[tuple[int, int, int]]:
-    """`(offset, length, type)`: chunks of zeros are holes."""
+    """`(offset, length, type)`: zeros are holes. A client asks again for what is left out."""
     one = bool(flags & nbdkit.FLAG_REQ_ONE)
-    for start, length, is_zero in device.extents(offset, count, one=one):
-        yield start, length, HOLE if is_zero else 0
+    try:
+        found = list(islice(device.extents(offset, count, one=one), MOST_EXTENTS))
+    except FAILURES as error:
+        fail(error)  # from an iterator, nbdkit would leave the exception to its next call
+    return iter([(start, length, HOLE if is_zero else 0) for start, length, is_zero in found])
 
 
 def cache(device: Device, count: int, offset: int, _flags: int) -> None:

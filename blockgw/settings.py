@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass, field
 
 from blockgw.export import Selection
+from blockgw.writing.selection import HeadSelection
 from store.errors import InvalidName
-from store.names import Namespace, Snapshot
 from store.repositories.settings import RepositorySettings
 
 MAX_PIPE_BYTES = 65536  # what a pipe takes before anybody reads it
@@ -19,18 +19,17 @@ class Settings:
     """
 
     repository: RepositorySettings
-    selection: Selection
+    selection: Selection | HeadSelection
     threads: int
     key: bytes | None = field(default=None, repr=False)
 
     def encode(self) -> bytes:
         """As JSON, shorter than a pipe. Raises InvalidName: it is longer, with all its mirrors."""
+        is_head = isinstance(self.selection, HeadSelection)
         raw = json.dumps(
             {
                 "repository": self.repository.encode(),
-                "namespace": str(self.selection.namespace),
-                "snapshot": self.selection.snapshot and str(self.selection.snapshot),
-                "archive": self.selection.archive,
+                "head" if is_head else "snapshots": self.selection.encode(),
                 "threads": self.threads,
                 "key": self.key and self.key.hex(),
             }
@@ -43,14 +42,10 @@ class Settings:
     def decode(cls, raw: bytes) -> "Settings":
         """The inverse of `encode`."""
         fields = json.loads(raw)
-        snapshot, key = fields["snapshot"], fields["key"]
+        head, key = fields.get("head"), fields["key"]
         return cls(
             repository=RepositorySettings.decode(fields["repository"]),
-            selection=Selection(
-                Namespace.parse(fields["namespace"]),
-                Snapshot.parse(snapshot) if snapshot else None,
-                fields["archive"],
-            ),
+            selection=HeadSelection.decode(head) if head else Selection.decode(fields["snapshots"]),
             threads=fields["threads"],
             key=bytes.fromhex(key) if key else None,
         )

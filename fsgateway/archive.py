@@ -46,6 +46,11 @@ class Archive:
     def __str__(self) -> str:
         return str(self.node)
 
+    @property
+    def is_slow(self) -> bool:
+        """As its node's."""
+        return self.node.is_slow
+
     def _open(self) -> Tree:
         tree = self.node.open()
         self._last = ref(tree)

@@ -11,13 +11,20 @@ import os
 import time
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import trio
 from pyfuse3 import FUSEError
 
 from fsgateway.waiting import Activity
-from store.errors import BackendError, FormatError, IntegrityError, KeyRequired, StoreError
+from store.errors import (
+    BackendError,
+    FormatError,
+    IntegrityError,
+    KeyRequired,
+    Locked,
+    StoreError,
+)
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -26,6 +33,17 @@ T = TypeVar("T")
 QUIET_S = 60.0
 MAX_REMEMBERED = 1000
 THREADS = max(4, (os.cpu_count() or 1) + 2)
+# They wait for children and guests: a journal is replayed in minutes, and holds a thread for each
+# who asks for its disk. They cost memory only while they wait.
+DISK_THREADS = 16
+
+
+class Paced(Protocol):
+    """Something that is asked in threads."""
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether an answer may take minutes: a disk may have to be unlocked or replayed first."""
 
 
 class Bridge:
@@ -35,11 +53,22 @@ class Bridge:
         threads: how many calls may run at once. More callers wait on the event loop, where waiting
             is free.
         activity: where its calls count, shared by all that belong to one mount.
+        slow: runs what is slow, so that nothing else waits behind that; itself if None.
     """
 
-    def __init__(self, threads: int = THREADS, activity: Activity | None = None) -> None:
+    def __init__(
+        self,
+        threads: int = THREADS,
+        activity: Activity | None = None,
+        slow: "Bridge | None" = None,
+    ) -> None:
         self.activity = activity or Activity()
         self._limiter = trio.CapacityLimiter(threads)
+        self._slow = slow or self
+
+    def of(self, asked: Paced) -> "Bridge":
+        """The bridge by which something is to be asked."""
+        return self._slow if asked.is_slow else self
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Call `function(*args)` in a thread; its exception is raised here as it is.
@@ -71,7 +100,7 @@ class QuietLog:
 
 
 QUIET = QuietLog()
-WORTH_A_LINE = (KeyRequired, FormatError, IntegrityError, BackendError)
+WORTH_A_LINE = (KeyRequired, FormatError, IntegrityError, BackendError, Locked)
 
 
 def as_fuse_error(error: Exception, doing: str, quiet: QuietLog = QUIET) -> FUSEError:

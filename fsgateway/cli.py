@@ -40,7 +40,15 @@ mount options (-o, separated by commas):
   endpoint=, cache=...  all repository options; a comma in a value is \\, or in "double quotes"
   no-micro-vm           start none for a guest's disk: see drive-scsi0.img.d below
   nonempty              mount over a directory with something in it, which it hides
-  noatime, nodev, ...   as for every mount; ro is always on
+  noatime, nodev, ...   as for every mount; ro is the default
+
+a writable mount: host|vm|ct/ID/current/ is the group's head, which becomes its next snapshot
+  rw                    (in fstab and with mount(8): writable; there rw alone means nothing)
+  seal=idle:N           N seconds after the last write, and at umount (default: idle:300); else
+                        seal=close: at umount; seal=manual: by `vaultway head seal` only
+  heads=DIRECTORY       where heads are (default: ~/.local/state/vaultway/heads)
+  journal=SIZE          room for each there (default: 16G); then it is sealed early
+  noxattr               no extended attributes and ACLs in the whole mount: small files go faster
 
 in /etc/fstab, after `vaultway mount --install-helpers` (then also: mount -t vaultway ...):
   /srv/backup  /mnt/vault  fuse.vaultway  ro,nofail,allow_other,keyfile=/etc/vault.json  0  0
@@ -65,7 +73,7 @@ def add_commands(subparsers: Any) -> None:  # noqa: ANN401 - argparse has no pub
         subparsers,
         "mount",
         run_mount,
-        "Show a datastore as a file system, read-only.",
+        "Show a datastore as a file system, read-only unless told otherwise.",
         "vaultway mount /srv/backup /mnt/vault",
         MOUNT_NOTES,
     )

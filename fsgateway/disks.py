@@ -11,6 +11,7 @@ opened when somebody enters it.
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fsgateway.attributes import BLOCK, CHANGING_S, Facts
 from fsgateway.tree import (
@@ -40,6 +41,8 @@ LINK = stat.S_IFLNK | 0o777
 class DiskNode(FileNode, Directory):
     """The directory beside an image."""
 
+    is_slow: ClassVar[bool] = True
+
     def facts(self) -> Facts:
         return Facts(DISK_DIRECTORY, mtime_ns=mtime_ns(self.ident), timeout_s=CHANGING_S)
 
@@ -61,6 +64,7 @@ class DiskNode(FileNode, Directory):
 class PartNode(TreeNode):
     """The files of a part. Its name is its disk's; `part` says which."""
 
+    is_slow: ClassVar[bool] = True
     part: str
 
     def __str__(self) -> str:
@@ -121,12 +125,8 @@ def _used(raw: object) -> int:
         return 0
     if not isinstance(raw.image, IndexedStream):
         return raw.size
-    return sum(
-        length
-        for start, size in raw.pieces(0, raw.size)
-        for _, length, is_zero in raw.image.extents(start, size)
-        if not is_zero
-    )
+    holes = raw.image.holes()
+    return sum(holes.data_in(*piece) for piece in raw.pieces(0, raw.size))
 
 
 @dataclass(frozen=True, slots=True)

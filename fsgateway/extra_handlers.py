@@ -44,3 +44,23 @@ def set_handler(name: str, handler: Callable[..., None] | None) -> bool:
     if _module is not None:
         _module.set_handler(name, handler)
     return _module is not None
+
+
+def set_capabilities(wanted: int, refused: int) -> bool:
+    """What sessions that begin from now on ask of the kernel, beyond pyfuse3's choice (FUSE_CAP_*).
+
+    Returns False where the C module is missing.
+    """
+    if _module is not None:
+        _module.set_capabilities(wanted, refused)
+    return _module is not None
+
+
+def set_bare_inodes(inodes: set[int] | None) -> None:
+    """Inodes known to have no capabilities: of those the kernel is told so without asking us.
+
+    It asks before each write(). The set may change at any time; it counts for sessions that begin
+    from now on.
+    """
+    if _module is not None:
+        _module.set_bare_inodes(inodes)

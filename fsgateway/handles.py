@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from pyfuse3 import FileHandleT, InodeT
 
@@ -23,9 +23,9 @@ T = TypeVar("T")
 class HandleTable(Generic[T]):
     """Open files or directories by number. Numbers are not used twice while the mount lives."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 1) -> None:
         self._open: dict[int, T] = {}
-        self._next = 1
+        self._next = first
         # The handlers' short way: one call, KeyError for what is not open.
         self.get = self._open.__getitem__
 
@@ -54,6 +54,7 @@ class StreamFile:
     """
 
     __slots__ = ("inode", "is_exact", "peek", "size", "start", "stream", "way")
+    is_slow: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -76,6 +77,7 @@ class GuestFile:
     """An open file whose bytes somebody else brings: that of a file system inside an image."""
 
     __slots__ = ("content",)
+    is_slow: ClassVar[bool] = True
 
     def __init__(self, content: Content) -> None:
         self.content = content
@@ -91,6 +93,7 @@ class BytesFile:
     """An open blob or manifest, decoded."""
 
     __slots__ = ("data",)
+    is_slow: ClassVar[bool] = False
 
     def __init__(self, data: bytes) -> None:
         self.data = data

@@ -9,61 +9,32 @@ its catalog says where links are.
 
 import logging
 import time
-from array import array
-from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from heapq import merge
-from itertools import islice
-from struct import Struct
+from collections.abc import Callable, Iterator
 from threading import Lock
 from typing import Protocol
 
 from store.errors import StoreError
-from store.format.buffer import Buffer
 from store.format.catalog import Catalog, CatalogEntry
 from store.format.pxar.accessor import Accessor
 from store.format.pxar.entries import Entry, EntryKind
-from store.format.pxar.items import HEADER_SIZE, MAX_NAME_LENGTH, PXAR_FILENAME, PXAR_HARDLINK
+from store.format.pxar.hardlinks import MAX_LINKS, Links, links_in_stream
+
+__all__ = [
+    "MAX_LINKS",
+    "HasLinks",
+    "LinkBudget",
+    "Links",
+    "links_in_catalog",
+    "links_in_stream",
+    "names_of",
+]
 
 log = logging.getLogger(__name__)
 
-# Of 8 bytes each: what one archive may remember, and all of them together.
-MAX_LINKS = 4 << 20
+# Of 8 bytes each, of all archives together.
 REMEMBERED_LINKS = 8 << 20
-# So many are sorted at once, as Python's integers.
-RUN = 64 << 10
 TIME_LIMIT_S = 10.0
-_ITEM = Struct("<QQ")
-_DISTANCE = Struct("<Q")
-_HARDLINK = _DISTANCE.pack(PXAR_HARDLINK)
-_FILENAME = _DISTANCE.pack(PXAR_FILENAME)
-_MAX_FILENAME = HEADER_SIZE + MAX_NAME_LENGTH + 1
-_LINK_START = HEADER_SIZE + _DISTANCE.size
-
-
-class Links:
-    """How many hard links point to each file of an archive: their targets, sorted."""
-
-    __slots__ = ("_targets",)
-
-    def __init__(self, targets: Iterable[int] = ()) -> None:
-        """`targets`: for each link the offset of its target's FILENAME item.
-
-        Those past MAX_LINKS are not counted.
-        """
-        rest, runs = islice(targets, MAX_LINKS), []
-        while run := array("Q", sorted(islice(rest, RUN))):
-            runs.append(run)
-        self._targets = array("Q", merge(*runs)) if len(runs) > 1 else (runs or [array("Q")])[0]
-
-    def __len__(self) -> int:
-        return len(self._targets)
-
-    def count(self, offset: int) -> int:
-        """How many links point to the file whose FILENAME item is at `offset`."""
-        first = bisect_left(self._targets, offset)
-        return bisect_right(self._targets, offset, first) - first
 
 
 class HasLinks(Protocol):
@@ -94,43 +65,6 @@ class LinkBudget:
                 oldest, count = self._kept.popitem(last=False)
                 self._used -= count
                 oldest.forget_links()
-
-
-def links_in_stream(chunks: Iterable[Buffer]) -> Iterator[int]:
-    """The targets of all hard links of a metadata stream, given whole, in pieces of any size.
-
-    An xattr's value that looks like FILENAME and HARDLINK items counts as well: that is one wrong
-    st_nlink in an archive made to deceive, and nothing else.
-    """
-    base, window, start = 0, b"", 0
-    for chunk in chunks:
-        window += bytes(chunk)
-        yield from _targets(window, base, start)
-        start = max(start, len(window) - _LINK_START + 1)
-        keep = max(0, start - _MAX_FILENAME)
-        base, window, start = base + keep, window[keep:], start - keep
-
-
-def _targets(window: bytes, base: int, start: int) -> Iterator[int]:
-    """Targets of the links that begin at window[start] or later and are there whole."""
-    last = len(window) - _LINK_START
-    position = window.find(_HARDLINK, start)
-    while 0 <= position <= last:
-        name = _name_before(window, position)
-        distance = _DISTANCE.unpack_from(window, position + HEADER_SIZE)[0]
-        if name is not None and 0 < distance <= base + name:
-            yield base + name - distance
-        position = window.find(_HARDLINK, position + 1)
-
-
-def _name_before(window: bytes, position: int) -> int | None:
-    """Where the FILENAME item starts that ends at `position`."""
-    name = window.rfind(_FILENAME, max(0, position - _MAX_FILENAME), position)
-    while name >= 0:
-        if name + _ITEM.unpack_from(window, name)[1] == position:
-            return name
-        name = window.rfind(_FILENAME, max(0, position - _MAX_FILENAME), name)
-    return None
 
 
 def links_in_catalog(

@@ -1,7 +1,8 @@
 """Inode numbers: stable while mounted, in tables no larger than what the kernel holds.
 
-    pxar entry   1 | archive 17 bits | offset of its FILENAME item 46 bits (0: the root of the tree)
-    other nodes  0 | 63 bits, a hash of the node's path
+    pxar entry   1  | archive 17 bits | offset of its FILENAME item 46 bits (0: the tree's root)
+    in a head    01 | tree 16 bits | number in the tree 46 bits
+    other nodes  00 | 62 bits, a hash of the node's path
 
 A pxar entry's number says where to read it again, so a file costs no memory here at all; only
 directories keep their end, which the archive gives with their parent's listing. What the kernel
@@ -20,6 +21,8 @@ ARCHIVE_BITS = 17
 MAX_OFFSET = 2**OFFSET_BITS
 MAX_ARCHIVES = 2**ARCHIVE_BITS
 PXAR = 1 << 63
+HEAD = 1 << 62
+MAX_TREES = 2**16
 
 
 class HasPath(Protocol):
@@ -50,9 +53,9 @@ class NodeTable(Generic[N]):
         if not node.path:
             return ROOT_INODE
         digest = blake2b("\0".join(node.path).encode(), digest_size=8).digest()
-        number = int.from_bytes(digest, "little") % (PXAR - 2) + 2
+        number = int.from_bytes(digest, "little") % (HEAD - 2) + 2
         while (known := self._nodes.get(number)) is not None and known.path != node.path:
-            number = (number + 1) % (PXAR - 2) + 2
+            number = (number + 1) % (HEAD - 2) + 2
         return InodeT(number)
 
     def remember(self, number: int, node: N) -> None:
@@ -185,6 +188,21 @@ def sibling(inode: InodeT, offset: int) -> InodeT:
 def is_entry(inode: int) -> bool:
     """Whether an inode number is a pxar entry's."""
     return inode >= PXAR
+
+
+def head_inode(tree: int, number: int) -> InodeT:
+    """The inode number of `number` in the tree of a head that the mount knows as `tree`."""
+    return InodeT(HEAD | tree << OFFSET_BITS | number)
+
+
+def is_in_head(inode: int) -> bool:
+    """Whether an inode number is one of a head's tree."""
+    return HEAD <= inode < PXAR
+
+
+def place_in_head(inode: int) -> tuple[int, int]:
+    """The tree of a head, and the number in it."""
+    return inode >> OFFSET_BITS & MAX_TREES - 1, inode & MAX_OFFSET - 1
 
 
 Forgets = Sequence[tuple[InodeT, int]]

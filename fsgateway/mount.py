@@ -16,7 +16,7 @@ import trio
 
 from fsgateway import extra_handlers
 from fsgateway.attributes import Presentation
-from fsgateway.bridge import THREADS, Bridge
+from fsgateway.bridge import DISK_THREADS, THREADS, Bridge
 from fsgateway.notify import notify
 from fsgateway.operations import VaultwayOperations
 from fsgateway.options import MountOptions
@@ -27,7 +27,9 @@ from fsgateway.tree import NamespaceNode
 from fsgateway.view import View
 from fsgateway.views import show_views
 from fsgateway.waiting import Activity, short_waits
-from store.backends.base import Backend
+from fsgateway.writing.mounting import add_handlers, open_heads
+from fsgateway.writing.open_heads import OpenHeads
+from fsgateway.writing.operations import WritableOperations
 from store.datastore.chunk_cache import reads_at_once
 from store.datastore.datastore import Datastore
 from store.disks.disk import DiskOptions, Disks
@@ -87,50 +89,66 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
     activity = Activity()
     processors = os.cpu_count() or 1
     background = Bridge(reads_at_once(backend, processors, backend.parallelism), activity)
-    bridge = Bridge(reads_at_once(backend, THREADS, backend.parallelism), activity)
+    inside_disks = Bridge(DISK_THREADS, activity)
+    bridge = Bridge(reads_at_once(backend, THREADS, backend.parallelism), activity, inside_disks)
     loader = Loader(bridge, background, datastore.memory_bytes, backend)
     disks = Disks(DiskOptions(request.disk_keys, use_machine=request.options.micro_vm))
     view = View(datastore, request.key, datastore.memory_bytes, disks=disks)
     reader = Reader(bridge, loader)
-    operations = _operations(request, view, bridge, reader)
-    extra_handlers.set_handler("lseek", Seeker(reader.files, bridge, loader).lseek)
+    seeker = Seeker(reader.files, bridge, loader)
+    show_views(view, versions=request.options.versions, shadow_copy=request.options.shadow_copy)
+    heads = open_heads(request.options, view) if request.options.writable else None
+    operations = _operations(request, view, bridge, reader, heads)
+    extra_handlers.set_handler("lseek", seeker.lseek)
+    if isinstance(operations, WritableOperations):
+        add_handlers(operations, seeker)
     with _libfuse_errors(request.mountpoint):
         options = request.options.for_fuse(request.repository)
         pyfuse3.init(operations, str(request.mountpoint), options)
     try:
         with short_waits(activity):
-            trio.run(_run, request.mountpoint, loader, backend, on_ready)
+            trio.run(_run, request.mountpoint, loader, view, on_ready, operations)
     finally:
         pyfuse3.close(unmount=True)
+        if heads is not None:
+            heads.close()
         view.close()
     log.info("unmounted %s", request.mountpoint)
 
 
 def _operations(
-    request: MountRequest, view: View, bridge: Bridge, reader: Reader
+    request: MountRequest, view: View, bridge: Bridge, reader: Reader, heads: OpenHeads | None
 ) -> VaultwayOperations:
     options = request.options
-    show_views(view, versions=options.versions, shadow_copy=options.shadow_copy)
     presentation = Presentation(os.geteuid(), os.getegid(), options.uid, options.gid, options.umask)
+    root = NamespaceNode(view, (), request.namespace)
+    if heads is not None:
+        return WritableOperations(
+            view, root, presentation, bridge, reader, heads, enforce_acls=options.xattrs
+        )
     return VaultwayOperations(
-        view,
-        NamespaceNode(view, (), request.namespace),
-        presentation,
-        bridge,
-        reader,
-        enforce_acls=options.enforces_permissions,
+        view, root, presentation, bridge, reader, enforce_acls=options.enforces_permissions
     )
 
 
 async def _run(
-    mountpoint: Path, loader: Loader, backend: Backend, on_ready: Callable[[], None]
+    mountpoint: Path,
+    loader: Loader,
+    view: View,
+    on_ready: Callable[[], None],
+    operations: VaultwayOperations,
 ) -> None:
     async with trio.open_nursery() as nursery:
         loader.start_soon = nursery.start_soon
-        nursery.start_soon(_stop_on_signals, mountpoint, backend)
+        if isinstance(operations, WritableOperations):
+            operations.start_soon = nursery.start_soon
+            nursery.start_soon(operations.seal_idle_heads)
+        nursery.start_soon(_stop_on_signals, mountpoint, view)
         nursery.start_soon(_announce, mountpoint, on_ready)
         await pyfuse3.main()
         loader.start_soon = None
+        if isinstance(operations, WritableOperations):
+            operations.start_soon = None
         nursery.cancel_scope.cancel()
 
 
@@ -149,7 +167,7 @@ def _widen_read_ahead(device: int) -> None:
         path.write_text(str(READ_AHEAD_KIB))
 
 
-async def _stop_on_signals(mountpoint: Path, backend: Backend) -> None:
+async def _stop_on_signals(mountpoint: Path, view: View) -> None:
     with trio.open_signal_receiver(*SIGNALS) as signals:
         number = await anext(signals)
         log.info("%s: unmounting %s", signal.Signals(number).name, mountpoint)
@@ -160,11 +178,20 @@ async def _stop_on_signals(mountpoint: Path, backend: Backend) -> None:
             with trio.move_on_after(HURRY_S) as patient:
                 await anext(signals)
             if patient.cancelled_caught:
-                backend.interrupt()
-                await anext(signals)
+                view.datastore.backend.interrupt()
+                async with trio.open_nursery() as nursery:
+                    # A guest that starts, a journal that is replayed: they are ended, with what
+                    # they have in the usual place for temporary files.
+                    nursery.start_soon(_close, view)
+                    await anext(signals)
+                    nursery.cancel_scope.cancel()
         log.warning("leaving %s without waiting for what is still being read", mountpoint)
         pyfuse3.close(unmount=True)
         os._exit(0 if waiting.cancelled_caught else 1)
+
+
+async def _close(view: View) -> None:
+    await trio.to_thread.run_sync(view.close, abandon_on_cancel=True)
 
 
 @contextmanager

@@ -116,7 +116,7 @@ class VaultwayOperations(pyfuse3.Operations):
         if is_entry(parent_inode):
             return await self._lookup_entry(parent_inode, name)
         parent = self._directory_node(parent_inode)
-        node, described = await self._bridge.run(_find_child, parent, os.fsdecode(name))
+        node, described = await self._bridge.of(parent).run(_find_child, parent, os.fsdecode(name))
         attributes = self._attributes(node, described)
         self._remember(node, described, attributes.st_ino)
         return attributes
@@ -130,7 +130,7 @@ class VaultwayOperations(pyfuse3.Operations):
             directory = await self._entry(parent)
             entry = archive.lookup_if_cached(directory, name)
             if entry is None:
-                entry = await self._bridge.run(archive.lookup, directory, name)
+                entry = await self._bridge.of(archive).run(archive.lookup, directory, name)
         if entry is None:
             return _no_such_name()
         inode = sibling(parent, entry.offset)
@@ -143,10 +143,12 @@ class VaultwayOperations(pyfuse3.Operations):
         """Stat."""
         if not is_entry(inode):
             node = self._nodes.get(inode)
-            return self._attributes(node, await self._bridge.run(node.describe))
+            return self._attributes(node, await self._bridge.of(node).run(node.describe))
         archive, offset = self._entries.archive(inode)
         if not offset:
-            return self._attributes(archive.node, await self._bridge.run(archive.node.describe))
+            return self._attributes(
+                archive.node, await self._bridge.of(archive).run(archive.node.describe)
+            )
         return await self._attributes_of_entry(inode, await self._entry(inode))
 
     def _attributes(self, node: Node, described: Facts | Entry) -> EntryAttributes:
@@ -172,7 +174,7 @@ class VaultwayOperations(pyfuse3.Operations):
 
     async def _links(self, archive: Archive) -> Links:
         links = archive.known_links
-        return links if links is not None else await self._bridge.run(archive.links)
+        return links if links is not None else await self._bridge.of(archive).run(archive.links)
 
     async def _entry(self, inode: InodeT) -> Entry:
         """The pxar entry of an inode number, read again if it was not met lately.
@@ -185,7 +187,7 @@ class VaultwayOperations(pyfuse3.Operations):
             end = self._entries.directory_end(inode)
             entry = archive.entry_if_cached(offset, end)
             if entry is None:
-                entry = await self._bridge.run(archive.entry, offset, end)
+                entry = await self._bridge.of(archive).run(archive.entry, offset, end)
             self._recent.keep(inode, entry)
         return entry
 
@@ -225,7 +227,9 @@ class VaultwayOperations(pyfuse3.Operations):
             raise OSError(errno.EINVAL, "not a symlink")
         # Every path below `latest` comes by here.
         target = node.known_target()
-        return os.fsencode(target if target is not None else await self._bridge.run(node.target))
+        return os.fsencode(
+            target if target is not None else await self._bridge.of(node).run(node.target)
+        )
 
     # ----- extended attributes
 
@@ -246,14 +250,14 @@ class VaultwayOperations(pyfuse3.Operations):
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         """The names of all extended attributes."""
         node = self._own_node(inode)
-        own = await self._bridge.run(own_names, node) if node is not None else []
+        own = await self._bridge.of(node).run(own_names, node) if node is not None else []
         return [XAttrNameT(name) for name in (*own, *await self._xattrs(inode))]
 
     async def _own_xattr(self, inode: InodeT, name: bytes) -> bytes | None:
         if inode == ROOT_INODE and name == PID:
             return str(os.getpid()).encode()
         node = self._own_node(inode)
-        return await self._bridge.run(own_value, node, name) if node is not None else None
+        return await self._bridge.of(node).run(own_value, node, name) if node is not None else None
 
     def _own_node(self, inode: InodeT) -> Node | None:
         """What we know of ourselves: nothing of what is inside of archives."""
@@ -266,7 +270,7 @@ class VaultwayOperations(pyfuse3.Operations):
         if not is_entry(inode):
             return {}
         archive, offset = self._entries.archive(inode)
-        if not offset and not await self._bridge.run(archive.node.is_open):
+        if not offset and not await self._bridge.of(archive).run(archive.node.is_open):
             return {}  # `ls -l` of a disk does not open its file systems
         try:
             return xattrs_of(await self._entry(inode))
@@ -282,7 +286,7 @@ class VaultwayOperations(pyfuse3.Operations):
         """Read a directory whole, so that one pass over it sees it as it was."""
         if not is_entry(inode):
             directory = self._directory_node(inode)
-            found = await self._bridge.run(_list_children, directory)
+            found = await self._bridge.of(directory).run(_list_children, directory)
             return self._directories.add(NodeDirectory(found))
         archive, _ = self._entries.archive(inode)
         listing = await self._listing(inode, archive)
@@ -301,7 +305,7 @@ class VaultwayOperations(pyfuse3.Operations):
             entry = await self._entry(inode)
             listing = archive.listing_if_cached(entry)
             if listing is None:
-                listing = await self._bridge.run(archive.listing, entry)
+                listing = await self._bridge.of(archive).run(archive.listing, entry)
         return listing
 
     @guarded

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from store.errors import InvalidName
-from store.repositories.option_kinds import BOOLEAN
+from store.repositories.option_kinds import BOOLEAN, parse_size
 from store.repositories.options import BY_NAME, Given, read
 
 SIZE = re.compile(r"\d+[kmgt]?", re.IGNORECASE | re.ASCII)
@@ -41,10 +41,11 @@ IGNORED = frozenset(
         "async",
         "sync",
         "dirsync",
-        "ro",
     )
 )
 PASSED_ON = frozenset(("noatime", "nodiratime", "dev", "nodev", "suid", "nosuid", "exec", "noexec"))
+
+DEFAULT_SEAL = "idle:300"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,10 @@ class MountOptions:
     uid, gid: show every file as theirs. umask: bits taken off every mode. nonempty: mount over a
     directory that is not empty. log: as the option of `vaultway mount`. disk_keyfiles: as
     `--disk-keyfile`. micro_vm: may be started. versions, shadow_copy: what groups show beside their
-    snapshots. repository: options of the repository. flags: passed on to libfuse.
+    snapshots. writable: `current/` of each group is its head. seal: when heads become snapshots
+    (`SealPolicy`). heads: their directory. journal_bytes: room for each of them there. xattrs:
+    extended attributes, ACLs; without, fewer requests. repository: options of the repository.
+    flags: passed on to libfuse.
     """
 
     allow_other: bool = False
@@ -68,13 +72,18 @@ class MountOptions:
     micro_vm: bool = True
     versions: bool = False
     shadow_copy: bool = False
+    writable: bool = False
+    seal: str = DEFAULT_SEAL
+    heads: str | None = None
+    journal_bytes: int | None = None
+    xattrs: bool = True
     repository: Mapping[str, Given] = field(default_factory=dict)
     flags: frozenset[str] = field(default_factory=frozenset)
 
     @property
     def enforces_permissions(self) -> bool:
         """Other users may come in only where modes, owners and ACLs protect."""
-        return self.default_permissions or self.allow_other
+        return self.default_permissions or self.allow_other or self.writable
 
     def for_fuse(self, repository: str) -> set[str]:
         """The options for `pyfuse3.init`.
@@ -84,7 +93,12 @@ class MountOptions:
         name = (
             repository.encode("ascii", "replace").decode().replace("\\", "\\\\").replace(",", "\\,")
         )
-        options = {"ro", f"fsname={name}", "subtype=vaultway", *self.flags}
+        options = {
+            "rw" if self.writable else "ro",
+            f"fsname={name}",
+            "subtype=vaultway",
+            *self.flags,
+        }
         if self.allow_other:
             options.add("allow_other")
         if self.enforces_permissions:
@@ -102,6 +116,13 @@ def _number(name: str, value: str, base: int = 10) -> int:
     return number
 
 
+def _size(name: str, value: str) -> int:
+    try:
+        return parse_size(value)
+    except ValueError as error:
+        raise InvalidName(f"mount option {name}={value}: {error}") from error
+
+
 def _with_value(options: MountOptions, name: str, value: str) -> MountOptions:
     match name:
         case "uid":
@@ -114,6 +135,13 @@ def _with_value(options: MountOptions, name: str, value: str) -> MountOptions:
             return replace(options, log=value)
         case "disk-keyfile":
             return replace(options, disk_keyfiles=(*options.disk_keyfiles, value))
+        case "seal":
+            return replace(options, seal=value)
+        case "heads":
+            return replace(options, heads=value)
+        case "journal":
+            size = _size("journal", value)
+            return replace(options, journal_bytes=size)
         case _:
             return _of_repository(options, name, value)
 
@@ -148,8 +176,12 @@ def _flag(options: MountOptions, name: str) -> MountOptions:
             return replace(options, versions=True)
         case "shadow-copy":
             return replace(options, shadow_copy=True)
-        case "rw":
-            raise InvalidName("mount option rw: this version mounts read-only; use ro")
+        case "noxattr":
+            return replace(options, xattrs=False)
+        case "rw" | "writable":
+            return replace(options, writable=True)
+        case "ro":
+            return replace(options, writable=False)
         case _:
             positive = name.removeprefix("no-")
             if positive in BY_NAME and BY_NAME[positive].kind is BOOLEAN:
@@ -172,7 +204,23 @@ def parse_options(texts: list[str]) -> MountOptions:
             options = _with_value(options, name, value)
         elif name:
             options = _flag(options, name)
+    _check_together(options)
     return options
+
+
+def _check_together(options: MountOptions) -> None:
+    """Raise InvalidName for what only a writable mount heeds."""
+    given = {
+        "seal=": options.seal != DEFAULT_SEAL,
+        "heads=": options.heads is not None,
+        "journal=": options.journal_bytes is not None,
+        "noxattr": not options.xattrs,
+    }
+    for name, is_given in given.items():
+        if is_given and not options.writable:
+            raise InvalidName(
+                f"mount option {name}: needs rw (in fstab and with mount(8): writable)"
+            )
 
 
 def split_options(text: str) -> list[str]:

@@ -40,7 +40,7 @@ class Reader:
         """Open a file of a tree. Raises StoreError."""
         content = archive.content_if_cached(entry)
         if content is None:
-            content = await self._bridge.run(archive.content, entry)
+            content = await self._bridge.of(archive).run(archive.content, entry)
         shares_way = content.size < OWN_WAY
         way = archive.ways.of(content.start) if shares_way else Way(content.start)
         return self._open_content(inode, content, way)
@@ -87,7 +87,7 @@ class Reader:
         if isinstance(file, BytesFile):
             return file.read(offset, size)
         if isinstance(file, GuestFile):
-            return await self._bridge.run(file.read, offset, size)
+            return await self._bridge.of(file).run(file.read, offset, size)
         size = min(size, file.size - offset)
         if size <= 0:
             return b""

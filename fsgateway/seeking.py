@@ -36,7 +36,7 @@ class Seeker:
         """In a thread: the first call for a file searches its whole index."""
         try:
             file = self._files.get(handle)
-            found = await self._bridge.run(find, file, offset, whence)
+            found = await self._bridge.of(file).run(find, file, offset, whence)
         except Exception as error:  # noqa: BLE001 - as for every handler: an errno, no end of the mount
             request.reply_error(as_fuse_error(error, "lseek").errno)
         else:

@@ -13,7 +13,7 @@ import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from fsgateway.attributes import BLOCK, CHANGING_S, IMMUTABLE_S, NANOSECONDS, Facts
 from fsgateway.view import Image, SnapshotId, Tree, View
@@ -30,6 +30,8 @@ from store.names import (
 )
 
 DIRECTORY = stat.S_IFDIR | 0o555
+# Where the mount's owner makes groups, if it is writable.
+OWN_DIRECTORY = stat.S_IFDIR | 0o755
 # Disks and configurations are secrets: for the mount's owner and group, and nobody else.
 PRIVATE_FILE = stat.S_IFREG | 0o440
 LINK = stat.S_IFLNK | 0o777
@@ -44,7 +46,10 @@ class Node(ABC):
     """Anything the mount shows that is not a pxar entry.
 
     `path`: its names from the mount's root down.
+    `is_slow`: as `Paced`; so are the entries in it, if it is a tree.
     """
+
+    is_slow: ClassVar[bool] = False
 
     view: View
     path: Path
@@ -88,7 +93,7 @@ class NamespaceNode(Directory):
             yield NamespacesNode(self.view, (*self.path, "ns"), self.namespace)
         present = {group.type for group in self.view.groups(self.namespace)}
         for kind in BACKUP_TYPES:
-            if kind in present:
+            if kind in present or self.view.writable:
                 yield TypeNode(self.view, (*self.path, kind), self.namespace, kind)
 
 
@@ -114,10 +119,14 @@ class TypeNode(Directory):
     kind: str
 
     def facts(self) -> Facts:
-        return Facts(DIRECTORY, mtime_ns=self.view.started_ns, timeout_s=CHANGING_S)
+        mode = DIRECTORY if self.view.writable is None else OWN_DIRECTORY
+        return Facts(mode, mtime_ns=self.view.started_ns, timeout_s=CHANGING_S)
 
     def children(self) -> Iterable[Node]:
-        for group in self.view.groups(self.namespace):
+        groups = set(self.view.groups(self.namespace))
+        if self.view.writable:
+            groups.update(self.view.writable.groups(self.namespace))
+        for group in sorted(groups):
             if group.type == self.kind:
                 yield GroupNode(self.view, (*self.path, group.id), self.namespace, group)
 
@@ -146,6 +155,8 @@ class GroupNode(Directory):
             yield LatestNode(self.view, (*self.path, LATEST), self.namespace, self.group)
             for show in self.view.group_views:
                 yield show(self.path, self.namespace, self.group)
+        if self.view.writable:
+            yield self.view.writable.current(self)
 
 
 @dataclass(frozen=True, slots=True)

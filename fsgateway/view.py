@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from fsgateway.attributes import CHANGING_S
 from fsgateway.hardlinks import LinkBudget, Links, links_in_catalog, links_in_stream
@@ -28,7 +28,7 @@ from store.trees.base import FileTree
 from store.trees.kept_listings import KeptListings, open_kept_listings
 
 if TYPE_CHECKING:
-    from fsgateway.tree import Node
+    from fsgateway.tree import GroupNode, Node
 
 OPEN_SNAPSHOTS = 32
 REMEMBERED = 4096
@@ -248,6 +248,16 @@ class OpenSnapshot:
         return sum(info.size for info in self.files_of(name))
 
 
+class Writable(Protocol):
+    """What a writable mount has beside its snapshots (fsgateway.writing)."""
+
+    def groups(self, namespace: Namespace) -> list[BackupGroup]:
+        """The groups that have a head, with snapshots or without."""
+
+    def current(self, group: "GroupNode") -> "Node":
+        """A group's `current/`."""
+
+
 class View:
     """What a mount shows: a datastore from one namespace down, read with at most one key."""
 
@@ -266,6 +276,7 @@ class View:
         self.link_budget = LinkBudget()
         self.disks = disks or Disks()
         self.namespace = namespace or Namespace()
+        self.writable: Writable | None = None
         self.started_ns = time.time_ns()
         # What a group has beside its snapshots: each makes its node, given where the group is.
         self.group_views: list[Callable[[tuple[str, ...], Namespace, BackupGroup], Node]] = []

@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require",
         default="",
         metavar="PARTS",
-        help="fuse,nbd,qemu,root,loop,s3,samba,ceph,lab,images,microvm: fail, not skip",
+        help="fuse,nbd,qemu,fio,root,loop,s3,samba,ceph,lab,images,microvm: fail, not skip",
     )
     parser.addoption("--all", action="store_true", help="the slow tests too")
 

@@ -80,6 +80,8 @@ def loop_mounted(image: Path, mountpoint: Path, options: str = "") -> Iterator[P
     try:
         yield mountpoint
     finally:
+        # A copy of our mount namespace may live on, and the file system with it: write it out now.
+        subprocess.run(["sync", "--file-system", mountpoint], check=True)
         subprocess.run(["umount", mountpoint], check=True)
 
 

@@ -41,6 +41,10 @@ def _qemu() -> str:
     return _runs("qemu-system-x86_64", "--version") or _runs("qemu-img", "--version")
 
 
+def _fio() -> str:
+    return _runs("fio", "--version")
+
+
 def _root() -> str:
     return "" if os.geteuid() == 0 else "not root"
 
@@ -102,7 +106,7 @@ def _lab() -> str:
 
 PROBES = {
     "fuse": _fuse, "nbd": _nbd, "qemu": _qemu, "root": _root, "loop": _loop,
-    "s3": _s3, "ceph": _ceph, "lab": _lab, "samba": _samba, "images": _images,
+    "fio": _fio, "s3": _s3, "ceph": _ceph, "lab": _lab, "samba": _samba, "images": _images,
     "microvm": _microvm,
 }  # fmt: skip
 

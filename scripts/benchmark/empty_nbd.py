@@ -1,5 +1,7 @@
 """An nbdkit Python plugin that does nothing: slices of memory. The limit of our export.
 
+What is written is thrown away.
+
 usage: nbdkit python empty_nbd.py size=BYTES
 """
 
@@ -44,3 +46,11 @@ def pread(handle: int, buffer: bytearray, offset: int, flags: int) -> None:
         part = chunks[number % len(chunks)][start : start + len(view) - done]
         view[done : done + len(part)] = part
         done += len(part)
+
+
+def pwrite(handle: int, buffer: bytearray, offset: int, flags: int) -> None:
+    pass
+
+
+def flush(handle: int, flags: int) -> None:
+    pass

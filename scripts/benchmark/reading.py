@@ -62,22 +62,19 @@ def nbd_copy(uri: str) -> float:
 
 def nbd_random_reads(uri: str, count: int = 40_000) -> float:
     """4 KiB reads a second, 16 in flight, all over the export."""
-    command = [
-        "qemu-img",
-        "bench",
-        "-U",
-        "-f",
-        "raw",
-        "-c",
-        count,
-        "-d",
-        16,
-        "-s",
-        BLOCK,
-        "-S",
-        STRIDE,
-        uri,
-    ]
-    found = re.search(r"completed in ([\d.]+) seconds", run(command).output)
+    return _nbd_requests(uri, count, "-U")
+
+
+def nbd_random_writes(uri: str, count: int = 40_000) -> float:
+    """4 KiB writes a second, 16 in flight, all over the export."""
+    return _nbd_requests(uri, count, "-w")
+
+
+def _nbd_requests(uri: str, count: int, flag: str) -> float:
+    shape = ["-c", count, "-d", 16, "-s", BLOCK, "-S", STRIDE]
+    found = re.search(
+        r"completed in ([\d.]+) seconds",
+        run(["qemu-img", "bench", flag, "-f", "raw", *shape, uri]).output,
+    )
     assert found
     return count / float(found[1])

@@ -12,6 +12,8 @@ from pathlib import Path
 from scripts.benchmark import data, reading
 from scripts.benchmark.contenders import PEERS, Casync, Contender, Vaultway
 from scripts.benchmark.large_tree import LARGE_TREE_ROWS, LargeTreeBench
+from scripts.benchmark.mount_writing import MOUNT_WRITE_ROWS, MountWriteBench
+from scripts.benchmark.nbd_writing import NBD_WRITE_ROWS, NbdWriteBench
 from scripts.benchmark.running import (
     PROGRAM,
     BenchError,
@@ -111,7 +113,7 @@ class Bench:
         self.tree_bytes = data.tree_bytes(self.pristine)
         if self.wants("tree-first"):
             run(["tar", "-cf", self.tar, "-C", self.pristine, "."])
-        if self.wants(*IMAGE_ROWS, *MOUNT_ROWS, *NBD_ROWS, *S3_ROWS):
+        if self.wants(*IMAGE_ROWS, *MOUNT_ROWS, *NBD_ROWS, *NBD_WRITE_ROWS, *S3_ROWS):
             data.make_image(self.image, self.pristine)
             self.image_bytes = self.image.stat().st_size
 
@@ -138,6 +140,10 @@ class Bench:
                 self.nbd_round()
         if self.wants(*LARGE_TREE_ROWS):
             self.large_tree.round()
+        if self.wants(*MOUNT_WRITE_ROWS):
+            MountWriteBench(self.work, self.ours, self.wanted, self.add).round()
+        if self.wants(*NBD_WRITE_ROWS):
+            NbdWriteBench(self.work, self.image, self.wanted, self.add).round()
         if self.wants(*S3_ROWS):
             S3Bench(self.work, self.image, self.wanted, self.add).round()
 
@@ -346,4 +352,7 @@ IMAGE_ROWS = (
 )  # fmt: skip
 MOUNT_ROWS = ("fuse-sequential-cold", "fuse-sequential-cached", "fuse-random")
 NBD_ROWS = ("nbd-sequential-cold", "nbd-sequential-cached", "nbd-random")
-ROWS = (*TREE_ROWS, *IMAGE_ROWS, *MOUNT_ROWS, *LARGE_TREE_ROWS, *NBD_ROWS, *S3_ROWS)
+ROWS = (
+    *TREE_ROWS, *IMAGE_ROWS, *MOUNT_ROWS, *LARGE_TREE_ROWS, *MOUNT_WRITE_ROWS, *NBD_ROWS,
+    *NBD_WRITE_ROWS, *S3_ROWS,
+)  # fmt: skip

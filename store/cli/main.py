@@ -26,8 +26,8 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT; SIGTERM and SIGHUP end the same way
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 ENTRY_POINTS = "store.commands"
 NOUNS = (
-    "datastore", "config", "key", "backup", "restore", "snapshot", "catalog", "group", "namespace",
-    "microvm",
+    "datastore", "config", "key", "backup", "restore", "snapshot", "catalog", "group", "head",
+    "namespace", "microvm",
 )  # fmt: skip
 PACKAGES = ("store", "fsgateway", "blockgw")
 WAKE_S = 0.5

@@ -6,6 +6,7 @@ A hole is what the index says is zero: a chunk with the digest of zeros of its l
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable
+from itertools import accumulate, pairwise
 
 from store.format.index import Index
 
@@ -18,7 +19,7 @@ class Holes:
         index: of the stream.
     """
 
-    __slots__ = ("_starts", "size")
+    __slots__ = ("_before", "_starts", "size")
 
     def __init__(self, zeros: Iterable[tuple[int, int]], index: Index) -> None:
         self.size = index.size
@@ -31,14 +32,23 @@ class Holes:
             else:
                 self._starts.append(start)
             self._starts.append(end)
+        # How much data lies before each place.
+        lengths = (end - start for start, end in pairwise(self._starts))
+        data = (0 if number % 2 else length for number, length in enumerate(lengths))
+        self._before = array("Q", accumulate(data, initial=0))
 
     @property
     def data_size(self) -> int:
         """Bytes that are not in holes."""
-        ends = self._starts[1:]
-        ends.append(self.size)
-        pairs = zip(self._starts[::2], ends[::2], strict=False)
-        return sum(end - start for start, end in pairs)
+        return self._data_before(self.size)
+
+    def data_in(self, start: int, size: int) -> int:
+        """Bytes of a range that are not in holes."""
+        return self._data_before(start + size) - self._data_before(start)
+
+    def _data_before(self, offset: int) -> int:
+        run = bisect_right(self._starts, offset) - 1
+        return self._before[run] + (0 if run % 2 else offset - self._starts[run])
 
     def data_from(self, offset: int) -> int | None:
         """The first byte of data at `offset` or after it; None when there is none."""

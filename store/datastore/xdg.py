@@ -16,6 +16,11 @@ def config_home() -> Path:
     return _home("XDG_CONFIG_HOME", ".config") / "vaultway"
 
 
+def state_home() -> Path:
+    """Where what must not be lost is kept: $XDG_STATE_HOME/vaultway, usually in ~/.local/state."""
+    return _home("XDG_STATE_HOME", ".local/state") / "vaultway"
+
+
 def _home(variable: str, below_home: str) -> Path:
     """A relative path in the variable counts as none, says the XDG specification."""
     place = os.environ.get(variable, "")

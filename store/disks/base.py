@@ -1,5 +1,6 @@
 """What a disk image is made of: parts, and where their bytes lie."""
 
+import logging
 from bisect import bisect_right
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,6 +10,8 @@ from typing import NamedTuple, Protocol
 from store.errors import FormatError
 from store.format.buffer import ReadAt
 from store.trees.base import FileTree
+
+log = logging.getLogger(__name__)
 
 
 class State(StrEnum):
@@ -61,6 +64,17 @@ class GuestTree(FileTree, Protocol):
 
     def close(self) -> None:
         """Let go of everything. What is asked afterwards is answered with IntegrityError."""
+
+
+class Omitted:
+    """Told of names that no file can have, which are left out of a tree: one WARNING for all."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._level = name, logging.WARNING
+
+    def __call__(self, file: bytes) -> None:
+        log.log(self._level, "%s: a file of the name %r is left out", self._name, file[:64])
+        self._level = logging.DEBUG
 
 
 class SegmentStream:

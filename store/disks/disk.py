@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from threading import Lock
+from threading import Event, Lock
 from weakref import WeakSet
 
 from store.disks import replay
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 OPEN_DISKS = 64
 OPEN_TREES = 8
 PARSERS, MACHINE = "parsers", "machine"
+NO_KEY = "no key given opens it"
 # Of each replayed journal; the rest goes into an encrypted file.
 OVERLAY_MEMORY = 16 << 20
 
@@ -51,6 +52,7 @@ class Disks:
         self._disks: Kept[Disk] = Kept(OPEN_DISKS)
         self._trees: Kept[GuestTree] = Kept(OPEN_TREES)
         self._opened: WeakSet[GuestTree] = WeakSet()
+        self.ended = Event()
 
     def open(self, key: Hashable, stream: Callable[[], ReadAt], name: str) -> "Disk":
         """The disk in an image; `key` says which image that is. Raises what `stream` raises."""
@@ -66,9 +68,27 @@ class Disks:
         self._opened.add(tree)
         return tree
 
+    def parser(
+        self, stream: ReadAt, kind: str, name: str, keys: tuple[bytes, ...] = ()
+    ) -> ParserProcess:
+        """A child for a stream. Raises IntegrityError: all is closed."""
+        self.check_open(name)
+        return ParserProcess(stream, kind, self.crew, name, keys)
+
+    def check_open(self, name: str) -> None:
+        """Raises IntegrityError: all is closed, nothing may be started for `name`."""
+        if self.ended.is_set():
+            raise IntegrityError(f"{name}: closed")
+
     def close(self) -> None:
-        """Close everything: what is asked afterwards is answered with IntegrityError."""
+        """Close everything, also what is only being opened; again does no harm.
+
+        What is asked afterwards is answered with IntegrityError.
+        """
+        self.ended.set()
         self._trees.clear()
+        if self.machine is not None:
+            self.machine.close()
         for tree in [*self._opened]:
             tree.close()
         self._disks.clear()
@@ -100,21 +120,43 @@ class Disk:
         Raises IntegrityError (the tables are broken), and what the image raises.
         """
         with self._lock:
-            if self._parts is None:
-                self._parts = self._find_parts()
+            if self._parts is None or any(part.has_failed for part in self._parts):
+                # The same ones for the same parts: their trees are open, and their files numbered.
+                known = {old.part: old for old in self._parts or () if old.failure is None}
+                self._parts = [known.get(new.part, new) for new in self._find_parts()]
             return self._parts
 
     def _find_parts(self) -> "list[DiskPart]":
         found = self._layout(self.stream, self.name)
         streams: dict[int, ReadAt] = {}
+        failures: dict[int, StoreError] = {}
         for one in [*found]:
             if one.kind in ENCRYPTED:
-                found = self._opened_up(found, one, streams)
+                found = self._opened_if_it_can_be(found, one, streams, failures)
         links = links_of(found)
-        return [self._finished(one, links.get(one.number, ()), streams) for one in found]
+        parts = [self._finished(one, links.get(one.number, ()), streams) for one in found]
+        for one, part in zip(found, parts, strict=True):
+            part.failure = failures.get(one.number)
+        return parts
+
+    def _opened_if_it_can_be(
+        self,
+        found: list[Described],
+        locked: Described,
+        streams: dict[int, ReadAt],
+        failures: dict[int, StoreError],
+    ) -> list[Described]:
+        """As `_opened_up`; what is wrong with one part must not hide the others."""
+        try:
+            return self._opened_up(found, locked, streams)
+        except KeyRequired as error:
+            log.info("%s", error)
+        except (IntegrityError, FormatError) as error:
+            failures[locked.number] = error
+        return found
 
     def _layout(self, stream: ReadAt, name: str) -> list[Described]:
-        process = ParserProcess(stream, "table", self._disks.crew, name)
+        process = self._disks.parser(stream, "table", name)
         try:
             return described(process.ask(wire.TABLE), stream.size)
         finally:
@@ -123,19 +165,15 @@ class Disk:
     def _opened_up(
         self, found: list[Described], locked: Described, streams: dict[int, ReadAt]
     ) -> list[Described]:
-        """`found` with what is inside an encrypted part, if a key opens it.
+        """`found` with what is inside an encrypted part.
 
         A file system takes the part's place; logical volumes come behind the last number.
+        Raises KeyRequired (no key opens it), IntegrityError, and what the image raises.
         """
         name = f"{self.name}: part{locked.number}"
         blocks = SegmentStream(self.stream, locked.segments, name)
-        try:
-            plain = self._plaintext(blocks, str(locked.kind), name)
-            inside = self._layout(plain, name)
-        except (IntegrityError, FormatError) as error:
-            log.info("%s", error)
-            why = locked._replace(problem=str(error))
-            return [why if one is locked else one for one in found]
+        plain = self._plaintext(blocks, str(locked.kind), name)
+        inside = self._layout(plain, name)
         number = max(one.number for one in found)
         for one in inside:
             if one.number == 1 and len(inside[0].segments) == 1:
@@ -151,7 +189,7 @@ class Disk:
 
     def _plaintext(self, blocks: ReadAt, kind: str, name: str) -> ReadAt:
         keys = self._disks.options.keys
-        process = ParserProcess(blocks, kind, self._disks.crew, name, keys)
+        process = self._disks.parser(blocks, kind, name, keys)
         try:
             ((_, inode),) = wire.decode_inodes(process.ask(wire.ROOT), named=False)
         except (StoreError, ValueError):
@@ -167,7 +205,7 @@ class Disk:
         raw = SegmentStream(streams.get(one.number, self.stream), part.segments, name)
         needs_recovery = part.state is State.UNCLEAN
         if part.kind in ENCRYPTED:
-            part = replace(part, state=State.LOCKED, detail=one.problem or "encrypted")
+            part = replace(part, state=State.LOCKED, detail=one.problem or NO_KEY)
         elif needs_recovery:
             part = self._recoverable(part, name)
         elif part.state is State.CLEAN and part.kind not in PARSED:
@@ -211,6 +249,8 @@ class DiskPart:
         raw: its bytes; decrypted if a key opened it.
         has_tree: whether there is something to open, be it with a key.
         directory: the name its tree goes by: `part1`, or `part1.unclean`.
+        failure: why it could not be decrypted, unless for want of a key.
+        has_failed: somebody was told of that, so it is to be tried again.
     """
 
     def __init__(
@@ -221,6 +261,8 @@ class DiskPart:
         self.links, self.state, self.detail = part.links, part.state, part.detail
         self.has_tree = part.state is not State.UNREADABLE
         self.directory = f"{part.name}.unclean" if part.state is State.UNCLEAN else part.name
+        self.failure: StoreError | None = None
+        self.has_failed = False
         self._where, self._disks = where, disks
         self._needs_recovery = needs_recovery
         self._engine = ""
@@ -235,6 +277,9 @@ class DiskPart:
         Raises KeyRequired (encrypted, no key), FormatError (no file system), IntegrityError
         (damaged; the parser or the replay failed), and what the image raises.
         """
+        if self.failure is not None:
+            self.has_failed = True
+            raise self.failure
         if self.state is State.LOCKED:
             raise KeyRequired(f"{self._where} is encrypted ({self.kind}): {self.detail}")
         if self.state is State.UNREADABLE:
@@ -246,6 +291,7 @@ class DiskPart:
 
         Later by the same: the numbers of files, which are still known outside, are the engine's.
         """
+        self._disks.check_open(self._where)
         if self._engine == MACHINE:
             return self._by_machine()
         try:
@@ -266,7 +312,8 @@ class DiskPart:
     def _recovered(self) -> GuestTree:
         """With its journal replayed, by the quickest way there is here."""
         if self.kind in replay.KINDS and not replay.why_not():
-            return self._parsed(replay.replayed(self.raw, self._where, OVERLAY_MEMORY))
+            ended = self._disks.ended
+            return self._parsed(replay.replayed(self.raw, self._where, OVERLAY_MEMORY, ended))
         return self._by_machine()
 
     def _by_machine(self) -> GuestTree:
@@ -277,7 +324,7 @@ class DiskPart:
         return tree
 
     def _parsed(self, blocks: ReadAt) -> GuestTree:
-        process = ParserProcess(blocks, str(self.kind), self._disks.crew, self._where)
+        process = self._disks.parser(blocks, str(self.kind), self._where)
         try:
             tree = ParsedTree(process)
         except StoreError:

@@ -30,6 +30,9 @@ class Engine(Protocol):
         Raises FormatError, IntegrityError (damaged, or it does not answer in time), BackendError.
         """
 
+    def close(self) -> None:
+        """End what is being opened, too: who waits for it gets IntegrityError, as all later do."""
+
 
 def machine() -> Engine | None:
     """The engine that replays every journal, if this installation has it."""

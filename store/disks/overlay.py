@@ -2,12 +2,15 @@
 
 A file system that was in use when it was copied must be repaired before it is shown, and repairing
 writes. What is written is plaintext of a guest, so it is kept in memory within a budget; past it,
-in a file without a name whose blocks are encrypted with a key that nobody ever sees.
+in a file without a name whose blocks are encrypted with a key that nobody ever sees. All overlays
+of a process share one budget for these files: a guest that writes for ever fills its share of it,
+and not the disk.
 """
 
 import os
 import secrets
 import tempfile
+from pathlib import Path
 from threading import Lock
 from weakref import finalize
 
@@ -23,7 +26,32 @@ ZERO = bytes(BLOCK)
 # What a block that only says "zeros" costs in the table.
 ENTRY_COST = 128
 MEMORY = 64 << 20
-SPILL = 4 << 30
+VAR_TMP = Path("/var/tmp")  # noqa: S108 - the file in it has no name
+# One overlay's share of what all of them have: a large journal is 1 GiB, that of XFS 2 GiB.
+SHARE = 2 << 30
+
+
+class Budget:
+    """How many bytes all overlays of a process may put into files. Thread-safe."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._lock = Lock()
+
+    def take(self, size: int) -> bool:
+        """Whether there are as many left, which are then gone."""
+        with self._lock:
+            fits = size <= self._left
+            self._left -= size if fits else 0
+            return fits
+
+    def give_back(self, size: int) -> None:
+        """They are there again."""
+        with self._lock:
+            self._left += size
+
+
+SPILL = Budget(4 << 30)
 
 
 class Overlay:
@@ -32,15 +60,18 @@ class Overlay:
     Args:
         base: what is read where nothing was written.
         memory: how much of what is written stays in memory.
-        spill: how much more may go into the encrypted file, in the usual place for temporary ones.
+        share: how much more may go into the encrypted file.
+        spill: how much may go into those of all overlays that have this budget.
     """
 
-    def __init__(self, base: ReadAt, memory: int = MEMORY, spill: int = SPILL) -> None:
+    def __init__(
+        self, base: ReadAt, memory: int = MEMORY, share: int = SHARE, spill: Budget = SPILL
+    ) -> None:
         self.size = base.size
         self._base = base
         self._memory, self._used = memory, 0
         self._blocks: dict[int, bytes | int] = {}  # by number: the bytes, or the place in the file
-        self._spilled = _SpillFile(spill)
+        self._spilled = _SpillFile(share, spill)
         self._lock = Lock()
 
     def close(self) -> None:
@@ -140,40 +171,62 @@ def _patched(data: bytes, offset: int, written: dict[int, bytes]) -> bytes:
 class _SpillFile:
     """Encrypted blocks by place, in a file without a name. AES-256-XTS, a block is a data unit."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, budget: Budget) -> None:
         self._limit = limit // BLOCK
-        self._count = 0
-        self._file: int | None = None
-        self._closer: finalize[[int], _SpillFile] | None = None
+        self._opened: _Opened | None = None
+        self._budget = budget
+        self._closer: finalize[[], _SpillFile] | None = None
         self._key = secrets.token_bytes(64)
 
     def add(self, block: bytes) -> int:
-        if self._count >= self._limit:
+        file = self._open()
+        if file.blocks >= self._limit or not self._budget.take(BLOCK):
             raise OutOfSpace("the overlay over a disk is full: too much is written to it")
-        self._count += 1
-        self.write(self._count - 1, block)
-        return self._count - 1
+        file.blocks += 1
+        self.write(file.blocks - 1, block)
+        return file.blocks - 1
 
     def write(self, place: int, block: bytes) -> None:
         encryptor = self._cipher(place).encryptor()
-        os.pwrite(self._open(), encryptor.update(block) + encryptor.finalize(), place * BLOCK)
+        os.pwrite(
+            self._open().descriptor, encryptor.update(block) + encryptor.finalize(), place * BLOCK
+        )
 
     def read(self, place: int) -> bytes:
         decryptor = self._cipher(place).decryptor()
-        block = os.pread(self._open(), BLOCK, place * BLOCK)
+        block = os.pread(self._open().descriptor, BLOCK, place * BLOCK)
         return decryptor.update(block) + decryptor.finalize()
 
     def close(self) -> None:
         if self._closer is not None:
             self._closer()
-        self._file = None
+        self._opened = None
 
-    def _open(self) -> int:
-        if self._file is None:
-            with tempfile.TemporaryFile(prefix="vaultway-overlay-") as file:
-                self._file = os.dup(file.fileno())
-            self._closer = finalize(self, os.close, self._file)
-        return self._file
+    def _open(self) -> "_Opened":
+        if self._opened is None:
+            self._opened = _Opened(self._budget)
+            self._closer = finalize(self, self._opened.close)
+        return self._opened
 
     def _cipher(self, place: int) -> Cipher[XTS]:
         return Cipher(AES(self._key), XTS(place.to_bytes(16, "little")))
+
+
+class _Opened:
+    """The file, and how many blocks of the budget are in it: it lives until nobody reads in it."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget, self.blocks = budget, 0
+        with tempfile.TemporaryFile(prefix="vaultway-overlay-", dir=_place()) as file:
+            self.descriptor = os.dup(file.fileno())
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+        self._budget.give_back(self.blocks * BLOCK)
+
+
+def _place() -> Path | None:
+    """On a disk: the usual place for temporary files is in memory on many machines."""
+    if "TMPDIR" not in os.environ and os.access(VAR_TMP, os.W_OK | os.X_OK):
+        return VAR_TMP
+    return None

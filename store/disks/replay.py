@@ -16,6 +16,7 @@ import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 from store.disks.door import Door
@@ -34,6 +35,8 @@ START_S = 20.0
 # A journal is at most 1 GiB, and its blocks may have to come from far away.
 REPLAY_S = 600.0
 E2FSCK_MEMORY = 1 << 30
+# So often somebody looks whether it is to be broken off.
+LOOK_S = 0.2
 _CHANGED = 1  # e2fsck: "errors corrected"
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin:/bin"
 
@@ -53,22 +56,26 @@ def why_not() -> str:
     return "" if os.access("/dev/fuse", os.R_OK | os.W_OK) else "/dev/fuse is closed to this user"
 
 
-def replayed(blocks: ReadAt, name: str, memory: int = MEMORY) -> Overlay:
+def replayed(
+    blocks: ReadAt, name: str, memory: int = MEMORY, ended: Event | None = None
+) -> Overlay:
     """The part with its journal replayed; close it when done.
 
     Args:
         blocks: the part as it was copied.
         name: of the part, for messages.
         memory: what the overlay may keep of what is written.
+        ended: when it is set the replay is broken off.
 
-    Raises IntegrityError when it cannot be replayed, and what `blocks` raises.
+    Raises IntegrityError when it cannot be replayed, or is broken off, and what `blocks` raises.
     """
+    ended = ended or Event()
     guarded = _Guarded(blocks)
     overlay = Overlay(guarded, memory)
     started = time.monotonic()
     try:
         with _as_file(overlay) as file:
-            _check(file, name)
+            _check(file, name, ended)
     except BaseException as error:
         overlay.close()
         if guarded.error is not None:
@@ -154,22 +161,29 @@ def _end(folder: Path, process: subprocess.Popen[bytes]) -> None:
         process.communicate()
 
 
-def _check(file: int, name: str) -> None:
+def _check(file: int, name: str, ended: Event) -> None:
     command = [
         "setpriv", "--no-new-privs", "--",
         "prlimit", f"--as={E2FSCK_MEMORY}", "--core=0", f"--cpu={REPLAY_S:.0f}", "--",
         "e2fsck", "-y", "-E", "journal_only", f"/proc/self/fd/{file}",
     ]  # fmt: skip
     process = _start(command, NOBODY if os.geteuid() == 0 else None, (file,))
-    try:
-        said = process.communicate(timeout=REPLAY_S)[0].decode(errors="replace")
-    except subprocess.TimeoutExpired as error:
-        process.kill()
-        process.communicate()
-        raise IntegrityError(f"{name}: e2fsck takes more than {REPLAY_S:.0f} s") from error
+    said = _outcome(process, name, ended)
     log.debug("%s: e2fsck says: %s", name, said)
     if process.returncode & ~_CHANGED:
         line = (said.strip().splitlines() or ["nothing"])[-1]
         raise IntegrityError(
             f"{name}: e2fsck cannot replay the journal ({process.returncode}): {line[:200]}"
         )
+
+
+def _outcome(process: subprocess.Popen[bytes], name: str, ended: Event) -> str:
+    """What it said when it had done its work. Raises IntegrityError: it was killed before."""
+    deadline = time.monotonic() + REPLAY_S
+    while not ended.is_set() and time.monotonic() < deadline:
+        with suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=LOOK_S)[0].decode(errors="replace")
+    process.kill()
+    process.communicate()
+    why = "closed" if ended.is_set() else f"e2fsck takes more than {REPLAY_S:.0f} s"
+    raise IntegrityError(f"{name}: {why}")

@@ -443,7 +443,7 @@ class TestStarting:
         assert "missing" in error_line("mount", repository, tmp_path / "missing", expect=10)
         assert "not a directory" in error_line("mount", repository, tmp_path / "file", expect=2)
         assert "nowhere" in error_line("mount", tmp_path / "nowhere", there, expect=10)
-        assert "rw" in error_line("mount", repository, there, "-o", "rw", expect=2)
+        assert "needs rw" in error_line("mount", repository, there, "-o", "seal=close", expect=2)
         assert "frob" in error_line("mount", repository, there, "-o", "noatime,frob=1", expect=2)
         assert "key" in error_line(
             "mount", repository, there, "--keyfile", tmp_path / "none", expect=10

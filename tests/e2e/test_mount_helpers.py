@@ -61,6 +61,30 @@ def on_a_system_with(helpers: Path, script: str) -> str:
 
 
 class TestHelpers:
+    def test_writable_has_to_be_said(self, helpers: Path, repository: Path, tmp_path: Path) -> None:
+        """mount(8) says rw by itself: that alone is not enough."""
+        there, heads = tmp_path / "m", tmp_path / "heads"
+        there.mkdir()
+        said = on_a_system_with(
+            helpers,
+            f"""
+            mount -t vaultway -o rw {repository} {there}
+            ls {there}/host/h; mkdir {there}/host/new 2>&1 || true
+            umount {there}
+            mount -t vaultway -o writable,seal=close,_netdev,heads={heads} {repository} {there}
+            cat {there}/host/h/current/a.conf
+            echo changed >{there}/host/h/current/root.pxar/file
+            umount {there}
+            mount -t vaultway {repository} {there}
+            cat {there}/host/h/latest/root.pxar/file
+            umount {there}
+            """,
+        )
+        lines = said.splitlines()
+        assert lines[:2] == [TIME, "latest"]
+        assert "Read-only file system" in lines[2]
+        assert lines[3:] == ["line", "changed"]
+
     @pytest.mark.parametrize("kind", ["vaultway", "fuse.vaultway"])
     @pytest.mark.parametrize("options", ["", "-o defaults,_netdev", "-o ro,noatime,user", "-o rw"])
     def test_mount_and_umount(

@@ -20,7 +20,7 @@ def page(names: bytes) -> bytes:
 
 
 # For the roots of file systems that can be opened.
-ROOTS = {"endless": page(NAMES), "hesitant": page(b"")}
+ROOTS = {"endless": page(NAMES), "hesitant": page(b""), "tired": b""}
 ANSWERS = ROOTS | {
     "noise": b"\x07" * 64,
     "flood": wire.ANSWER.pack(wire.DONE, 0xFFFFFFFF),
@@ -38,7 +38,7 @@ def main() -> None:
         request = link.recv(wire.REQUEST.size, socket.MSG_WAITALL)
         if not request or kind == "dead":
             return
-        if kind == "mute":
+        if kind == "mute" or (kind == "tired" and request[0] != wire.ROOT):
             time.sleep(60)
         if kind == "reader":
             for _ in range(10_000):

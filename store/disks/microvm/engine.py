@@ -1,12 +1,15 @@
 """The engine that shows disks by a micro-VM."""
 
+from threading import Lock
+from weakref import WeakSet
+
 from store.disks.base import GuestTree, Part, SegmentStream
 from store.disks.microvm.accelerator import Accelerator
 from store.disks.microvm.appliance import FILE_SYSTEMS, find_appliance
 from store.disks.microvm.guest import Guest
 from store.disks.microvm.pool import Pool
 from store.disks.microvm.tree import GuestFiles, Numbers
-from store.errors import FormatError, InvalidName, NotFound, StoreError
+from store.errors import FormatError, IntegrityError, InvalidName, NotFound, StoreError
 from store.format.buffer import ReadAt
 
 
@@ -18,6 +21,9 @@ class MicroVmEngine:
         self._accelerator = accelerator
         # By name of the part: a number means the same file when it is opened anew.
         self._numbers: dict[str, Numbers] = {}
+        self._lock = Lock()
+        self._guests: WeakSet[Guest] = WeakSet()
+        self._closed = False
 
     def why_not(self, kind: str) -> str:
         if kind not in FILE_SYSTEMS:
@@ -39,8 +45,19 @@ class MicroVmEngine:
             raise FormatError(f"{name}: {missing}")
         assert self._accelerator is not None
         guest = Guest(name, str(part.kind), blocks, find_appliance(), self._accelerator, self._pool)
+        with self._lock:
+            if self._closed:
+                raise IntegrityError(f"{name}: closed")
+            self._guests.add(guest)
         try:
             return GuestFiles(guest, self._numbers.setdefault(name, Numbers(name)))
         except StoreError:
             guest.close()
             raise
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            guests = [*self._guests]
+        for guest in guests:
+            guest.close()

@@ -16,6 +16,7 @@ guest says is not to be believed: whoever wrote its disk may have taken it over.
 
 import errno
 import stat
+from collections.abc import Callable
 from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
@@ -156,19 +157,26 @@ def printable(text: bytes) -> str:
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in shown)
 
 
-def decode_page(payload: bytes) -> Page:
-    """A reply to LIST. Raises FormatError."""
+def decode_page(payload: bytes, omit: Callable[[bytes], object] = lambda _: None) -> Page:
+    """A reply to LIST.
+
+    Entries whose names cannot be are left out, for they must not hide the others; `omit` is told.
+    Raises FormatError.
+    """
     if len(payload) < _PAGE.size:
         raise FormatError(f"micro-VM: a page of {len(payload)} bytes")
     following, count, last = _PAGE.unpack_from(payload)
-    records, position = [], _PAGE.size
+    records, position, found = [], _PAGE.size, 0
     while position < len(payload):
         record, position = _record_at(payload, position)
-        if not record.name:
-            raise FormatError("micro-VM: a directory entry without a name")
-        records.append(record)
-    if len(records) != count or last not in (0, 1) or not (records or last):
-        raise FormatError(f"micro-VM: a page of {len(records)} entries that says {count}")
+        found += 1
+        if _can_be(record.name):
+            _check(record)
+            records.append(record)
+        else:
+            omit(record.name)
+    if found != count or last not in (0, 1) or not (found or last):
+        raise FormatError(f"micro-VM: a page of {found} entries that says {count}")
     return Page(records, following, bool(last))
 
 
@@ -177,6 +185,10 @@ def decode_record(payload: bytes) -> Record:
     record, end = _record_at(payload, 0)
     if end != len(payload):
         raise FormatError(f"micro-VM: {len(payload) - end} bytes after a record")
+    # A name is missing in the reply to STAT.
+    if record.name and not _can_be(record.name):
+        raise FormatError(f"micro-VM: a file of the name {record.name[:64]!r}")
+    _check(record)
     return record
 
 
@@ -212,16 +224,16 @@ def _record_at(payload: bytes, position: int) -> tuple[Record, int]:
         error, payload[name_at:target_at], payload[target_at:xattrs_at],
         _xattrs(payload[xattrs_at:end]),
     )  # fmt: skip
-    _check(record)
     return record, end
 
 
+def _can_be(name: bytes) -> bool:
+    return len(name) <= MAX_NAME and name_is_valid(name)
+
+
 def _check(record: Record) -> None:
-    """Whatever users of a tree rely on."""
+    """Whatever users of a tree rely on, but for the name."""
     name, target = record.name, record.target
-    # A name is missing in the reply to STAT.
-    if (name and not name_is_valid(name)) or len(name) > MAX_NAME:
-        raise FormatError(f"micro-VM: a file of the name {name[:64]!r}")
     if record.size > LARGEST_FILE or record.mtime[1] >= 1_000_000_000 or record.mode > 0o177777:
         raise FormatError(f"micro-VM: {name!r} has a size, mode or time that no file has")
     if stat.S_IFMT(record.mode) not in KINDS and not record.error:

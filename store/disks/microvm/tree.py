@@ -8,6 +8,7 @@ from functools import lru_cache
 from threading import Lock
 
 from store.disks.attributes import KINDS, encode_attributes
+from store.disks.base import Omitted
 from store.disks.microvm.extents import all_extents, runs_of
 from store.disks.microvm.guest import Guest
 from store.disks.microvm.protocol import (
@@ -53,6 +54,7 @@ class GuestFiles:
         self._guest = guest
         self._numbers = Numbers(guest.name) if numbers is None else numbers
         self._large = lru_cache(OPENED)(self._find_large)
+        self._omitted = Omitted(guest.name)
         self._top = guest.top()
         self._root = self._entry(self._record(Op.STAT, self._top))
         if self._root.kind is not EntryKind.DIRECTORY:
@@ -73,7 +75,7 @@ class GuestFiles:
         key, cursor, count, last = self._key_of_directory(directory), 0, 0, False
         while not last:
             reply = self._ask(Op.LIST, key, cursor, PAGE_SIZE)
-            records, cursor, last = decode_page(reply.payload)
+            records, cursor, last = decode_page(reply.payload, self._omitted)
             count += len(records)
             if count > MAX_ENTRIES:
                 raise FormatError(

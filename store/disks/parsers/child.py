@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from store.disks.parsers import sandbox, wire
 from store.disks.parsers.blocks import CachedBlocks
-from store.disks.parsers.files import BadFile, FileSystem, Inode
+from store.disks.parsers.files import BadFile, FileSystem, Inode, NoKey
 
 PARSERS = {
     "table": ("layout", "Layout"),
@@ -193,7 +193,8 @@ def serve(link: Link, blocks: CachedBlocks, kind: str, cpu_s: float, entries: in
             raise
         except BaseException as error:  # noqa: BLE001 - whatever is wrong is the disk's fault
             said = str(error) if isinstance(error, BadFile) else f"{type(error).__name__}: {error}"
-            link.send(wire.FAILED, said.encode("utf-8", "replace")[:500])
+            answer = wire.LOCKED if isinstance(error, NoKey) else wire.FAILED
+            link.send(answer, said.encode("utf-8", "replace")[:500])
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
 

@@ -14,6 +14,10 @@ class BadFile(Exception):
     """The disk says what cannot be, or what this parser does not know; one line for people."""
 
 
+class NoKey(BadFile):
+    """The disk is encrypted, and none of the keys given opens it."""
+
+
 class Run(NamedTuple):
     """`size` bytes of a file, which lie at `start` of the file system, or nowhere (HOLE)."""
 

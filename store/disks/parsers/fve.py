@@ -20,7 +20,7 @@ from dissect.fve.crypto.base import Plain, Plain64
 from dissect.fve.luks import LUKS
 
 from store.disks.parsers.blocks import BlockFile, CachedBlocks
-from store.disks.parsers.files import BadFile, Inode, Run
+from store.disks.parsers.files import BadFile, Inode, NoKey, Run
 from store.disks.parsers.xts import Xts
 
 # Both load code and start threads at their first use, which in the sandbox is too late.
@@ -69,7 +69,7 @@ class Plaintext:
 
 
 def luks(blocks: CachedBlocks, keys: list[bytes]) -> Plaintext:
-    """Raises BadFile when no key fits."""
+    """Raises NoKey when none fits."""
     volume = LUKS(BlockFile(blocks))
     problems = []
     for key in keys:
@@ -80,11 +80,11 @@ def luks(blocks: CachedBlocks, keys: list[bytes]) -> Plaintext:
             continue
         stream = _hurried(volume.open())
         return Plaintext(stream, min(_size(stream), blocks.size))
-    raise BadFile(f"{NO_KEY} ({'; '.join(problems)})" if problems else NO_KEY)
+    raise NoKey(f"{NO_KEY} ({'; '.join(problems)})" if problems else NO_KEY)
 
 
 def bitlocker(blocks: CachedBlocks, keys: list[bytes]) -> Plaintext:
-    """Raises BadFile when no key fits."""
+    """Raises NoKey when none fits."""
     volume = BDE(BlockFile(blocks))
     if not volume.unlocked:
         for attempt in _attempts(volume, keys):
@@ -92,7 +92,7 @@ def bitlocker(blocks: CachedBlocks, keys: list[bytes]) -> Plaintext:
                 attempt()
                 break
         else:
-            raise BadFile(NO_KEY)
+            raise NoKey(NO_KEY)
     stream = _hurried(volume.open())
     return Plaintext(stream, min(_size(stream), blocks.size))
 

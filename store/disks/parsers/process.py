@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Lock
 
 from store.disks.parsers import wire
-from store.errors import IntegrityError
+from store.errors import IntegrityError, KeyRequired
 from store.format.buffer import ReadAt
 
 log = logging.getLogger(__name__)
@@ -105,6 +105,7 @@ class ParserProcess:
         self._lock = Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
+        self._start_s = 0.0
         self._closed = False
 
     @property
@@ -115,7 +116,8 @@ class ParserProcess:
     def ask(self, op: int, number: int = 0, a: int = 0, size: int = 0, name: bytes = b"") -> bytes:
         """The payload of the answer.
 
-        Raises IntegrityError (the parser's complaint, or its end), and what the stream raises.
+        Raises IntegrityError (the parser's complaint, or its end), KeyRequired (no key given opens
+        it), and what the stream raises.
         """
         request = wire.REQUEST.pack(op, number, a, size, len(name)) + name
         self._crew.used(self)
@@ -131,7 +133,7 @@ class ParserProcess:
 
     def _try(self, request: bytes) -> tuple[int, bytes]:
         try:
-            return _Exchange(self._started(), self.stream, self._limits).answer(request)
+            return self._exchange(self._started(), request)
         except (_Broken, OSError, struct.error) as error:
             self._kill()
             why = error if isinstance(error, _Broken) else "its parser ended"
@@ -146,17 +148,24 @@ class ParserProcess:
         if self._child is not None and self._child.poll() is not None:
             self._kill()  # it was killed by somebody else while it had nothing to do
         if self._link is None:
-            self._link = self._start()
+            self._link, self._start_s = self._start(), START_S
             if self.kind in ENCRYPTED:
                 self._unlock(self._link)
         return self._link
 
+    def _exchange(self, link: socket.socket, request: bytes) -> tuple[int, bytes]:
+        start_s, self._start_s = self._start_s, 0.0
+        return _Exchange(link, self.stream, self._limits, start_s).answer(request)
+
     def _unlock(self, link: socket.socket) -> None:
         keys = wire.encode_keys(self._keys)
         request = wire.REQUEST.pack(wire.UNLOCK, 0, 0, 0, len(keys)) + keys
-        kind, payload = _Exchange(link, self.stream, self._limits).answer(request)
+        kind, payload = self._exchange(link, request)
+        said = _printable(payload.decode("utf-8", "replace"))
+        if kind == wire.LOCKED:
+            raise KeyRequired(f"{self.name}: {said}")
         if kind != wire.DONE:
-            raise _Broken(_printable(payload.decode("utf-8", "replace")))
+            raise _Broken(said)
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -212,11 +221,14 @@ class _Broken(Exception):
 
 
 class _Exchange:
-    """One request and its answer, and the blocks between them."""
+    """One request and its answer, and the blocks between them.
 
-    def __init__(self, link: socket.socket, stream: ReadAt, limits: Limits) -> None:
+    `start_s`: how much longer than others the first word may take, of a child that is starting.
+    """
+
+    def __init__(self, link: socket.socket, stream: ReadAt, limits: Limits, start_s: float) -> None:
         self._link, self._stream, self._limits = link, stream, limits
-        self._left_s = limits.seconds + START_S  # until it says the first word it may be starting
+        self._left_s = limits.seconds + start_s
         self._fetched = 0
 
     def answer(self, request: bytes) -> tuple[int, bytes]:

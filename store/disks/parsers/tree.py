@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from store.disks.attributes import KINDS, encode_attributes
-from store.disks.base import SegmentStream
+from store.disks.base import Omitted, SegmentStream
 from store.disks.parsers import wire
 from store.disks.parsers.files import HOLE, BadFile, Inode, Run
 from store.disks.parsers.process import ParserProcess
@@ -35,6 +35,7 @@ class ParsedTree:
         if self._root.kind is not EntryKind.DIRECTORY:
             raise self._wrong("its root is no directory")
         self._content = lru_cache(OPENED)(self._find_content)
+        self._omitted = Omitted(process.name)
 
     def close(self) -> None:
         self._process.close()
@@ -59,7 +60,7 @@ class ParsedTree:
     def _page(self, payload: bytes) -> tuple[bool, int, list[Entry]]:
         try:
             done, following = wire.PAGE.unpack_from(payload)
-            found = wire.decode_inodes(payload[wire.PAGE.size :])
+            found = wire.decode_inodes(payload[wire.PAGE.size :], omit=self._omitted)
             return bool(done), following, [self._entry(name, inode) for name, inode in found]
         except (BadFile, struct.error) as error:
             raise self._wrong(error) from error

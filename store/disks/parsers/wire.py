@@ -10,7 +10,7 @@ Little-endian. The child is the enemy's: the parent checks every answer as if it
 
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from store.disks.attributes import KINDS
 from store.disks.parsers.files import HOLE, MAX_RUNS, BadFile, Inode, Run
@@ -25,7 +25,7 @@ _XATTR = struct.Struct("<HI")
 _KEY = struct.Struct("<H")
 
 TABLE, ROOT, INODE, LIST, LOOKUP, RUNS, READ, LABEL, UNLOCK = range(1, 10)
-DONE, FAILED, WANT, AGAIN = range(4)
+DONE, FAILED, WANT, AGAIN, LOCKED = range(5)
 
 MAX_ANSWER = 8 << 20
 MAX_FETCH = 4 << 20
@@ -68,8 +68,14 @@ def encode_inode(inode: Inode, name: bytes) -> bytes:
     return head + name + inode.target + xattrs
 
 
-def decode_inodes(data: bytes, *, named: bool = True) -> Iterator[tuple[bytes, Inode]]:
-    """The files of an answer, each checked. Raises BadFile, struct.error."""
+def decode_inodes(
+    data: bytes, *, named: bool = True, omit: Callable[[bytes], object] = lambda _: None
+) -> Iterator[tuple[bytes, Inode]]:
+    """The files of an answer, each checked.
+
+    Those whose names cannot be are left out, for they must not hide the others; `omit` is told.
+    Raises BadFile, struct.error.
+    """
     at = 0
     while at < len(data):
         (
@@ -84,7 +90,8 @@ def decode_inodes(data: bytes, *, named: bool = True) -> Iterator[tuple[bytes, I
         xattrs = tuple(_decode_xattrs(data[end - xattr_size : end]))
         at = end
         if named and (len(name) > MAX_NAME or b"/" in name or b"\0" in name or name in _FORBIDDEN):
-            raise BadFile(f"a name that cannot be: {name[:40]!r}")
+            omit(name)
+            continue
         if not 0 < number < MAX_NUMBER or size > MAX_SIZE or nanoseconds >= _NANOSECONDS:
             raise BadFile(f"file {number}: impossible numbers")
         if mode != BROKEN and (stat.S_IFMT(mode) not in KINDS or mode > 0o177777):

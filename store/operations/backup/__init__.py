@@ -2,6 +2,7 @@
 
 request    what is asked for, and what was done
 run        one backup from beginning to end
+session    the files of a snapshot on its way, for whoever makes one
 walk       the source tree, inode by inode:
   listing    the names in a directory           opening    descriptors of what they name
   inode      an inode's facts                   content    a file's bytes

@@ -7,12 +7,12 @@ re-use of earlier chunks.
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from store.format.buffer import Buffer
 from store.format.catalog import CatalogWriter
-from store.format.chunker import ChunkStream, PayloadStream
+from store.format.chunker import ChunkStream, KnownChunks, PayloadStream
 from store.format.pxar.encoder import Encoder
 from store.format.pxar.entries import Entry
 from store.format.pxar.items import HEADER, HEADER_SIZE, PAYLOAD_START, PAYLOAD_TAIL, PXAR_PAYLOAD
@@ -30,6 +30,20 @@ CATALOG_KINDS = {
 }
 GATHERED_ITEMS = 256
 
+
+class Facts(Protocol):
+    """What an archive needs of an inode beside its metadata; os.stat_result has it."""
+
+    @property
+    def st_mode(self) -> int: ...
+    @property
+    def st_size(self) -> int: ...
+    @property
+    def st_mtime_ns(self) -> int: ...
+    @property
+    def st_rdev(self) -> int: ...
+
+
 Copy = Callable[[Stream], None]
 """Appends a file's content, `st_size` bytes, to a stream. Raises SourceError."""
 
@@ -45,9 +59,7 @@ class TreeArchive(Protocol):
     def begin(self, metadata: bytes) -> None: ...
     def enter_directory(self, name: bytes, metadata: bytes) -> None: ...
     def leave_directory(self) -> None: ...
-    def file(
-        self, name: bytes, metadata: bytes, info: os.stat_result, old: Entry | None, copy: Copy
-    ) -> int:
+    def file(self, name: bytes, metadata: bytes, info: Facts, old: Entry | None, copy: Copy) -> int:
         """Append a regular file; returns where its FILENAME item is.
 
         old: the previous archive's entry of this name, if there is one.
@@ -64,7 +76,7 @@ class TreeArchive(Protocol):
 
     def hardlink(self, name: bytes, target: int, path: bytes) -> None: ...
     def symlink(self, name: bytes, metadata: bytes, target: bytes) -> None: ...
-    def special(self, name: bytes, metadata: bytes, info: os.stat_result) -> None: ...
+    def special(self, name: bytes, metadata: bytes, info: Facts) -> None: ...
     def finish(self) -> None: ...
 
 
@@ -115,9 +127,7 @@ class LegacyArchive:
         self._catalog_stream.write(self._catalog.leave_directory())
         self._items.write(self._encoder.leave_directory())
 
-    def file(
-        self, name: bytes, metadata: bytes, info: os.stat_result, old: Entry | None, copy: Copy
-    ) -> int:
+    def file(self, name: bytes, metadata: bytes, info: Facts, old: Entry | None, copy: Copy) -> int:
         size = info.st_size
         self._items.write(self._encoder.file(name, metadata, size))
         if size:
@@ -142,7 +152,7 @@ class LegacyArchive:
         self._items.write(self._encoder.symlink(name, metadata, target))
         self._catalog.other(b"l", name)
 
-    def special(self, name: bytes, metadata: bytes, info: os.stat_result) -> None:
+    def special(self, name: bytes, metadata: bytes, info: Facts) -> None:
         self._items.write(_encode_special(self._encoder, name, metadata, info))
         self._catalog.other(CATALOG_KINDS[stat.S_IFMT(info.st_mode)], name)
 
@@ -168,6 +178,11 @@ class SplitArchive:
         self._stream, self._items = stream, _Items(stream)
         self._payload, self._reuse = payload, reuse
 
+    @property
+    def last_offset(self) -> int:
+        """Of the FILENAME item of the entry written last, a directory entered too."""
+        return self._encoder.last_offset
+
     def begin(self, metadata: bytes) -> None:
         self._items.write(self._encoder.begin(metadata))
         if self._reuse is None:
@@ -179,15 +194,43 @@ class SplitArchive:
     def leave_directory(self) -> None:
         self._items.write(self._encoder.leave_directory())
 
-    def file(
-        self, name: bytes, metadata: bytes, info: os.stat_result, old: Entry | None, copy: Copy
-    ) -> int:
+    def file(self, name: bytes, metadata: bytes, info: Facts, old: Entry | None, copy: Copy) -> int:
         size = info.st_size
         offset = self._place(old, metadata, size) if old is not None else None
         if offset is None:
             offset = self._begin_payload(size)
             if size:
                 copy(self._payload)
+        self._items.write(self._encoder.file_ref(name, metadata, offset, size))
+        return self._encoder.last_offset
+
+    def kept(self, name: bytes, metadata: bytes, old: Entry, copy: Copy) -> int:
+        """Append a regular file whose content, not its metadata, is known to be that of `old`.
+
+        It is read only if it is better stored anew. Returns as `file`.
+        """
+        offset = self._place_content(old, old.size)
+        if offset is None:
+            offset = self._begin_payload(old.size)
+            if old.size:
+                copy(self._payload)
+        self._items.write(self._encoder.file_ref(name, metadata, offset, old.size))
+        return self._encoder.last_offset
+
+    def patched(
+        self, name: bytes, metadata: bytes, size: int, parts: Iterable[Copy | KnownChunks]
+    ) -> int:
+        """Append a regular file of parts: bytes to copy, and payload chunks there are already.
+
+        Together they have `size` bytes. The chunks have been touched. Returns as `file`.
+        """
+        offset = self._begin_payload(size)
+        for part in parts:
+            if callable(part):
+                part(self._payload)
+            else:
+                self._payload.inject(part)
+                self.reused_bytes += sum(chunk_size for _, chunk_size in part)
         self._items.write(self._encoder.file_ref(name, metadata, offset, size))
         return self._encoder.last_offset
 
@@ -215,7 +258,7 @@ class SplitArchive:
     def symlink(self, name: bytes, metadata: bytes, target: bytes) -> None:
         self._items.write(self._encoder.symlink(name, metadata, target))
 
-    def special(self, name: bytes, metadata: bytes, info: os.stat_result) -> None:
+    def special(self, name: bytes, metadata: bytes, info: Facts) -> None:
         self._items.write(_encode_special(self._encoder, name, metadata, info))
 
     def finish(self) -> None:
@@ -230,7 +273,10 @@ class SplitArchive:
 
     def _place(self, old: Entry, metadata: bytes, size: int) -> int | None:
         """Where the payload of an unchanged file is in the new stream; None: read the file."""
-        if self._reuse is None or not is_unchanged(old, metadata, size):
+        return self._place_content(old, size) if is_unchanged(old, metadata, size) else None
+
+    def _place_content(self, old: Entry, size: int) -> int | None:
+        if self._reuse is None:
             return None
         offset = self._reuse.place(old.payload_offset, HEADER_SIZE + size)
         if offset is not None:
@@ -248,7 +294,7 @@ class SplitArchive:
         return offset
 
 
-def _encode_special(encoder: Encoder, name: bytes, metadata: bytes, info: os.stat_result) -> bytes:
+def _encode_special(encoder: Encoder, name: bytes, metadata: bytes, info: Facts) -> bytes:
     if stat.S_ISBLK(info.st_mode) or stat.S_ISCHR(info.st_mode):
         return encoder.device(name, metadata, os.major(info.st_rdev), os.minor(info.st_rdev))
     return encoder.special(name, metadata)

@@ -25,6 +25,8 @@ from store.format.chunker import AVERAGE
 from store.format.crypt import CryptConfig, chunk_digest
 from store.names import Digest
 
+REMEMBERED = 1 << 16
+
 
 class EncodedChunk(NamedTuple):
     """A chunk on its way: `parts` is None when the datastore has it, `bad` what it replaces."""
@@ -36,7 +38,10 @@ class EncodedChunk(NamedTuple):
 
 
 class ChunkWriter:
-    """Stores chunks of one snapshot and counts them. Safe to call from several threads."""
+    """Stores chunks of one snapshot and counts them. Safe to call from several threads.
+
+    `new` are the first REMEMBERED of those that were stored.
+    """
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class ChunkWriter:
         self.key = key
         self._lock = threading.Lock()
         self._damaged: set[Digest] = set()
+        self.new: set[Digest] = set()
         self.new_chunks = self.known_chunks = self.stored_bytes = 0
 
     def store(self, plain: Buffer) -> Digest:
@@ -84,6 +90,8 @@ class ChunkWriter:
         else:
             new = self._writer.insert_chunk(chunk.digest, header, body, chunk.plain_size)
         self._count(len(header) + len(body) if new else 0)
+        if new and len(self.new) < REMEMBERED:
+            self.new.add(chunk.digest)
         self._trust(chunk.digest)
 
     def workers(self, name: str) -> Workers:

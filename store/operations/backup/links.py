@@ -1,8 +1,8 @@
 """Inodes with several names: where the first of them is in the archive."""
 
-import os
 import sqlite3
 from struct import Struct
+from typing import Protocol
 
 from store.errors import SourceError
 
@@ -11,6 +11,17 @@ IN_MEMORY = 200_000
 _VALUE = Struct("<QI")
 _TABLE = "CREATE TABLE link (inode BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID"
 _PRAGMAS = ("journal_mode = OFF", "synchronous = OFF", "cache_size = -16384")
+
+
+class Named(Protocol):
+    """An inode by its numbers, and how many names it has; os.stat_result says so."""
+
+    @property
+    def st_dev(self) -> int: ...
+    @property
+    def st_ino(self) -> int: ...
+    @property
+    def st_nlink(self) -> int: ...
 
 
 class LinkTable:
@@ -23,11 +34,11 @@ class LinkTable:
         self._links: dict[bytes, bytes] = {}
         self._spilled: sqlite3.Connection | None = None
 
-    def add(self, info: os.stat_result, offset: int, path: bytes) -> None:
+    def add(self, info: Named, offset: int, path: bytes) -> None:
         """The first name of an inode: `path` from the archive's root, FILENAME item at `offset`."""
         self._put(_inode(info), _VALUE.pack(offset, info.st_nlink - 1) + path)
 
-    def find(self, info: os.stat_result) -> tuple[int, bytes] | None:
+    def find(self, info: Named) -> tuple[int, bytes] | None:
         """A later name was met: offset and path of the first, or None if there was none."""
         inode = _inode(info)
         value = self._get(inode)
@@ -82,5 +93,5 @@ def _temporary_table() -> sqlite3.Connection:
     return table
 
 
-def _inode(info: os.stat_result) -> bytes:
+def _inode(info: Named) -> bytes:
     return b"%x %x" % (info.st_dev, info.st_ino)

@@ -24,8 +24,20 @@ class PayloadReuse:
     """Places old chunks in the new payload stream, and says where their files then are."""
 
     def __init__(
-        self, index: DynamicIndex, stream: PayloadStream, chunks: ChunkWriter, growth: float
+        self,
+        index: DynamicIndex,
+        stream: PayloadStream,
+        chunks: ChunkWriter,
+        growth: float,
+        *,
+        any_order: bool = False,
     ) -> None:
+        """With `any_order`, what lies behind the payload placed last has its chunks named again.
+
+        That is for trees whose files may have been moved; else the order of an archive that is
+        sound is the order of the tree.
+        """
+        self._any_order = any_order
         self._index, self._stream, self._chunks, self._growth = index, stream, chunks, growth
         self._last = -1  # the old chunk that ends the new stream, if nothing was written since
         self._last_end = 0  # where it ends in the old stream
@@ -46,10 +58,12 @@ class PayloadReuse:
         already, or across the markers.
         """
         end = start + size
-        if start < self._used or end > self._index.size - HEADER_SIZE:
+        behind = start < self._used
+        first = HEADER_SIZE if self._any_order else self._used
+        if start < first or end > self._index.size - HEADER_SIZE:
             return None
-        within = end <= self._last_end and self._stream.position == self._end
-        if not within and not self._add_chunks(start, end):
+        within = not behind and end <= self._last_end and self._stream.position == self._end
+        if not within and not self._add_chunks(start, end, behind=behind):
             return None
         self._logical += size
         self._used = end
@@ -80,10 +94,11 @@ class PayloadReuse:
             return False
         return start < self._last_end or self._index.position(start) == self._last + 1
 
-    def _add_chunks(self, start: int, end: int) -> bool:
+    def _add_chunks(self, start: int, end: int, *, behind: bool) -> bool:
         """Put the chunks that hold old bytes `start` to `end` at the stream's end, if it pays."""
         first, last = self._index.position(start), self._index.position(end - 1)
-        begin = self._last + 1 if self._continues(start) else self._begin(first, start, end)
+        continues = not behind and self._continues(start)
+        begin = self._last + 1 if continues else self._begin(first, start, end)
         if begin is None:
             return False
         needed = range(begin, last + 1)

@@ -4,8 +4,6 @@ The order of the manifest's files is the stock client's: archives and blobs as g
 metadata), then the catalog, then the wrapped key.
 """
 
-import hashlib
-import os
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -13,19 +11,17 @@ from pathlib import Path
 
 from store.datastore.chunk_store import CHUNKS
 from store.datastore.datastore import Datastore
-from store.datastore.memory import Memory
-from store.datastore.snapshots import DynamicIndexFile, SnapshotWriter
+from store.datastore.snapshots import SnapshotWriter
 from store.errors import InvalidName, SourceError
-from store.format.blob import encode_blob
-from store.format.chunker import ChunkStream, PayloadStream
+from store.format.chunker import ChunkStream
 from store.format.keys import wrap_crypt_config
-from store.format.manifest import CryptMode, FileInfo, Manifest
+from store.format.manifest import CryptMode
 from store.format.pxar.patterns import PatternList
 from store.names import CATALOG_NAME, ENCRYPTED_KEY_BLOB_NAME
 from store.operations.arenas import share_arenas
-from store.operations.backup.archive import LegacyArchive, SplitArchive, TreeArchive
+from store.operations.backup.archive import LegacyArchive, TreeArchive
 from store.operations.backup.catalog import CatalogFile
-from store.operations.backup.chunks import ChunkPool, ChunkWriter, IndexedSink
+from store.operations.backup.chunks import ChunkPool, IndexedSink
 from store.operations.backup.content import read_small_file
 from store.operations.backup.estimate import estimated
 from store.operations.backup.image import backup_image
@@ -37,7 +33,7 @@ from store.operations.backup.request import (
     BackupSource,
     ChangeDetectionMode,
 )
-from store.operations.backup.reuse import PayloadReuse
+from store.operations.backup.session import SnapshotSession
 from store.operations.backup.walk import TreeWalker, WalkReport
 from store.operations.directories import Inode
 from store.progress import SILENT, Progress
@@ -87,84 +83,73 @@ def _check_source(source: BackupSource) -> None:
         raise SourceError(f"{source.path}: is a directory; use {source.name}.pxar for a tree")
 
 
-class _Session:
+class _Session(SnapshotSession):
     """The state of one running backup."""
 
     def __init__(
         self, request: BackupRequest, writer: SnapshotWriter, progress: Progress, on_warning: Warn
     ) -> None:
-        self._request, self._writer = request, writer
+        super().__init__(request.datastore, writer, request.key, request.crypt_mode)
+        self._request = request
         self._progress, self._on_warning = progress, on_warning
-        datastore = request.datastore
-        self._chunks = ChunkWriter(
-            writer, datastore.chunks, request.chunk_key, Memory.of(datastore)
-        )
-        self._files: list[FileInfo] = []
         self._catalog: CatalogFile | None = None
         self._patterns = _patterns(request)
         self._result = BackupResult(request.snapshot, previous=writer.previous)
 
     def run(self) -> BackupResult:
-        with ChunkPool(self._chunks) as pool:
+        with ChunkPool(self.chunks) as pool:
             for source in self._request.sources:
                 self._archive(source, pool)
             if self._catalog:
-                self._add(CATALOG_NAME, *self._catalog.close())
+                self.add(CATALOG_NAME, *self._catalog.close())
         if self._request.master_public_key is not None:
             self._add_wrapped_key(self._request.master_public_key)
-        self._writer.finish(self._manifest())
+        self.finish()
         return self._fill_result()
 
     def _archive(self, source: BackupSource, pool: ChunkPool) -> None:
         if source.type == "img":
             info = backup_image(
-                source.path, source.filename, self._writer, self._chunks, self._progress
+                source.path, source.filename, self.writer, self.chunks, self._progress
             )
             self._result.source_bytes += info.size
-            self._add(source.filename, info.csum, info.size)
+            self.add(source.filename, info.csum, info.size)
         elif source.type != "pxar":
-            self._add_blob(
-                source.filename,
-                read_small_file(source.path),
-                self._request.crypt_mode == CryptMode.ENCRYPT,
-            )
+            content = read_small_file(source.path)
+            self._result.source_bytes += len(content)
+            encrypted = self._request.crypt_mode == CryptMode.ENCRYPT
+            self.add_blob(source.filename, content, encrypted=encrypted)
         elif self._request.change_detection_mode is ChangeDetectionMode.LEGACY:
             self._legacy_tree(source, pool)
         else:
             self._split_tree(source, pool)
 
     def _legacy_tree(self, source: BackupSource, pool: ChunkPool) -> None:
-        sink = IndexedSink(pool, self._index(source.filename))
+        sink = IndexedSink(pool, self.index(source.filename))
         stream = ChunkStream(sink.emit, self._request.chunk_size)
         if self._catalog is None:
-            self._catalog = CatalogFile(pool, self._index(CATALOG_NAME))
+            self._catalog = CatalogFile(pool, self.index(CATALOG_NAME))
         archive = LegacyArchive(source.filename, stream, self._catalog.writer, self._catalog.stream)
         self._walk(source, archive, None, cli_file=True)
-        self._add(source.filename, sink.close(), sink.size)
+        self.add(source.filename, sink.close(), sink.size)
 
     def _split_tree(self, source: BackupSource, pool: ChunkPool) -> None:
         request = self._request
-        payload_name, metadata_name = f"{source.name}.ppxar.didx", f"{source.name}.mpxar.didx"
         metadata_mode = request.change_detection_mode is ChangeDetectionMode.METADATA
         previous = (
-            open_previous(request, self._writer, source, self._chunks, self._warn)
+            open_previous(request, self.writer, source, self.chunks, self._warn)
             if metadata_mode
             else None
         )
-        payload_sink = IndexedSink(pool, self._index(payload_name))
-        sink = IndexedSink(pool, self._index(metadata_name))
-        payload = PayloadStream(payload_sink.emit, payload_sink.emit_known, request.chunk_size)
-        reuse = (
-            PayloadReuse(previous.payload, payload, self._chunks, request.payload_growth)
-            if previous
-            else None
+        self._result.reused_bytes += self.add_split_tree(
+            source.name,
+            pool,
+            lambda archive: self._walk(source, archive, previous, cli_file=False),
+            chunk_size=request.chunk_size,
+            prelude=self._patterns.prelude(),
+            previous=previous.payload if previous else None,
+            payload_growth=request.payload_growth,
         )
-        stream = ChunkStream(sink.emit, request.chunk_size)
-        archive = SplitArchive(stream, payload, self._patterns.prelude(), reuse)
-        self._walk(source, archive, previous, cli_file=False)
-        self._result.reused_bytes += archive.reused_bytes
-        self._add(payload_name, payload_sink.close(), payload_sink.size)
-        self._add(metadata_name, sink.close(), sink.size)
 
     def _walk(
         self,
@@ -194,32 +179,14 @@ class _Session:
         finally:
             self._progress.done()
 
-    def _add_blob(
-        self, filename: str, plain: bytes, encrypted: bool, *, compress: bool = True
-    ) -> None:
-        key = self._request.key if encrypted else None
-        blob = encode_blob(plain, key, iv=os.urandom(16) if key else None, compress=compress)
-        self._writer.add_blob(filename, blob)
-        self._result.source_bytes += len(plain)
-        self._add(filename, hashlib.sha256(blob).digest(), len(blob))
-
     def _add_wrapped_key(self, public_pem: bytes) -> None:
         if self._request.key_file is None or self._request.key is None:
             raise SourceError("a master key was given, and no key for it to protect")
         wrapped = wrap_crypt_config(
             public_pem, self._request.key, self._request.key_file.created, _local_now()
         )
-        self._add_blob(ENCRYPTED_KEY_BLOB_NAME, wrapped, encrypted=False, compress=False)
-
-    def _add(self, filename: str, csum: bytes, size: int) -> None:
-        self._files.append(FileInfo(filename, self._request.crypt_mode, size, csum))
-
-    def _manifest(self) -> Manifest:
-        manifest = Manifest(self._request.snapshot, tuple(self._files), None, {})
-        return manifest.signed(self._request.key) if self._request.key else manifest
-
-    def _index(self, filename: str) -> DynamicIndexFile:
-        return self._writer.create_dynamic_index(filename)
+        self._result.source_bytes += len(wrapped)
+        self.add_blob(ENCRYPTED_KEY_BLOB_NAME, wrapped, encrypted=False, compress=False)
 
     def _count(self, report: WalkReport) -> None:
         self._result.source_bytes += report.source_bytes
@@ -230,12 +197,12 @@ class _Session:
         self._on_warning(text)
 
     def _fill_result(self) -> BackupResult:
-        self._result.files = tuple(self._files)
+        self._result.files = tuple(self.files)
         self._result.new_chunks, self._result.known_chunks = (
-            self._chunks.new_chunks,
-            self._chunks.known_chunks,
+            self.chunks.new_chunks,
+            self.chunks.known_chunks,
         )
-        self._result.stored_bytes = self._chunks.stored_bytes
+        self._result.stored_bytes = self.chunks.stored_bytes
         return self._result
 
 

@@ -2,13 +2,20 @@
 
 import errno
 import logging
+import threading
 
 import pytest
 import trio
+import trio.testing
 from pyfuse3 import FUSEError
 
+from fsgateway.archive import Archive
 from fsgateway.bridge import Bridge, QuietLog, as_fuse_error, guarded
+from fsgateway.disks import DiskNode, PartNode
+from fsgateway.tree import NamespaceNode, TreeNode
+from fsgateway.view import SnapshotId, View
 from store.errors import ChunkMissing, InvalidName, KeyRequired, Locked, NotFound, OutOfSpace
+from store.names import BackupGroup, Namespace, Snapshot
 
 
 @pytest.mark.expect_warnings
@@ -91,5 +98,26 @@ def test_bridge_raises_what_the_call_raised() -> None:
         assert await bridge.run(divmod, 7, 2) == (3, 1)
         with pytest.raises(ZeroDivisionError):
             await bridge.run(divmod, 7, 0)
+
+    trio.run(main)
+
+
+def test_nothing_waits_behind_a_disk() -> None:
+    """Disks that take minutes hold all their threads, and not one of the others'."""
+    ident = SnapshotId(Namespace(), Snapshot(BackupGroup("vm", "100"), 1_700_000_000))
+    view: View = None  # type: ignore[assignment] # nobody asks it
+    part = PartNode(view, ("part1",), ident, "drive-scsi0.img", "part1")
+    slow = [DiskNode(view, ("drive-scsi0.img.d",), ident, "drive-scsi0.img"), Archive(part)]
+    quick = [NamespaceNode(view, (), Namespace()), Archive(TreeNode(view, (), ident, "root.pxar"))]
+
+    async def main() -> None:
+        bridge, over = Bridge(1, slow=Bridge(2)), threading.Event()
+        async with trio.open_nursery() as nursery:
+            for asked in (*slow, *slow):
+                nursery.start_soon(bridge.of(asked).run, over.wait)
+            await trio.testing.wait_all_tasks_blocked()
+            for other in quick:
+                assert await bridge.of(other).run(divmod, 7, 2) == (3, 1)
+            over.set()
 
     trio.run(main)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsgateway import hardlinks
 from fsgateway.hardlinks import LinkBudget, Links, links_in_catalog, links_in_stream, names_of
 from store.format.buffer import BytesReadAt
 from store.format.catalog import Catalog, CatalogWriter
+from store.format.pxar import hardlinks as pxar_hardlinks
 from store.format.pxar.accessor import Accessor
 from store.format.pxar.encoder import Encoder
 from store.format.pxar.entries import Metadata, encode_metadata
@@ -87,7 +87,7 @@ def test_v1_by_its_catalog() -> None:
 @given(st.lists(st.integers(0, 30) | st.integers(0, 2**46)), st.integers(1, 9))
 def test_links_are_counted(targets: list[int], run: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hardlinks, "RUN", run)
+        patch.setattr(pxar_hardlinks, "RUN", run)
         links = Links(iter(targets))
     assert len(links) == len(targets)
     expected = Counter(targets)
@@ -96,7 +96,7 @@ def test_links_are_counted(targets: list[int], run: int) -> None:
 
 
 def test_links_past_the_limit_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardlinks, "MAX_LINKS", 100)
+    monkeypatch.setattr(pxar_hardlinks, "MAX_LINKS", 100)
     links = Links(itertools.count(7))
     assert (len(links), links.count(7), links.count(106), links.count(107)) == (100, 1, 1, 0)
 

@@ -63,7 +63,7 @@ def test_fstab_words_are_ignored() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["rw", "frob", "frob=1", "memory=lots", "memory=1K", "cache=1G", "endpoint=here",
+    ["frob", "frob=1", "memory=lots", "memory=1K", "cache=1G", "endpoint=here",
      "uid=x", "uid=-1", "uid=4294967295",
      "umask=9", "max_read=131072", "allow_other=1", "cache"],
 )  # fmt: skip
@@ -100,3 +100,13 @@ def test_a_secret_is_not_in_the_error() -> None:
     with pytest.raises(InvalidName) as caught:
         parse_options(["secret-key=canary\x01"])
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["seal=close", "heads=/x", "journal=1G", "noxattr", "rw,noxattr,ro"]
+)
+def test_what_needs_a_writable_mount(text: str) -> None:
+    with pytest.raises(InvalidName, match="needs rw"):
+        parse_options([text])
+    assert parse_options([f"{text},rw"]).writable
+    assert parse_options([f"{text},writable"]).writable

@@ -48,6 +48,20 @@ def test_every_byte_has_its_kind(kinds: list[bool], tail: int) -> None:
     assert holes.data_size == data
 
 
+@given(st.lists(st.booleans(), min_size=1, max_size=20), st.integers(0, CHUNK - 1), st.data())
+def test_the_data_of_a_range(kinds: list[bool], tail: int, data: st.DataObject) -> None:
+    index = index_of(kinds, tail)
+    start = data.draw(st.integers(0, index.size))
+    size = data.draw(st.integers(0, index.size - start))
+    expected = sum(
+        max(0, min(end, start + size) - max(first, start))
+        for at, is_zero in enumerate(kinds)
+        for first, end in [index.range(at)]
+        if not is_zero
+    )
+    assert Holes(index.runs_of(ZERO), index).data_in(start, size) == expected
+
+
 @given(
     st.lists(st.booleans(), min_size=1, max_size=60),
     st.sampled_from([(32, 0), (40, 8)]),

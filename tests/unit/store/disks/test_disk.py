@@ -1,10 +1,11 @@
-"""Which engine opens a part, the first time and again."""
+"""Which engine opens a part, the first time and again; and what an encrypted one says."""
 
 import pytest
 
-from store.disks.base import Part, Segment
-from store.disks.disk import DiskPart, Disks
-from store.errors import IntegrityError
+from store.disks.base import Part, Segment, State
+from store.disks.disk import Disk, DiskPart, Disks
+from store.disks.layout import Described
+from store.errors import BackendError, ChunkMissing, IntegrityError, KeyRequired, StoreError
 from store.format.buffer import BytesReadAt, ReadAt
 
 
@@ -26,6 +27,9 @@ class Machine:
 
     def open(self, part: Part, blocks: ReadAt) -> Tree:
         return Tree("machine")
+
+    def close(self) -> None:
+        """Nothing to do."""
 
 
 @pytest.mark.parametrize(
@@ -60,3 +64,57 @@ def test_a_part_is_opened_again_by_the_same_engine(
             found.append("an error")
         disks._trees.clear()  # others were used since
     assert found == opened_by
+
+
+def _described(number: int, kind: str) -> Described:
+    return Described(number, (Segment(0, 4096),), kind, "", "", "", "")
+
+
+class TestEncrypted:
+    """A disk of two parts, whose second is decrypted as `attempts` say."""
+
+    attempts: tuple[StoreError | None, ...]
+
+    @pytest.fixture
+    def disk(self, monkeypatch: pytest.MonkeyPatch) -> Disk:
+        plain = BytesReadAt(bytes(4096))
+
+        def layout(disk: Disk, stream: ReadAt, name: str) -> list[Described]:
+            is_inside = stream is plain
+            return [_described(1, "ext4")] + [_described(2, "luks")] * (not is_inside)
+
+        def plaintext(disk: Disk, blocks: ReadAt, kind: str, name: str) -> ReadAt:
+            error, *self.attempts = self.attempts
+            if error is not None:
+                raise error
+            return plain
+
+        monkeypatch.setattr(Disk, "_layout", layout)
+        monkeypatch.setattr(Disk, "_plaintext", plaintext)
+        monkeypatch.setattr("store.disks.disk.ParsedTree", lambda _process: Tree("parsers"))
+        return Disk(BytesReadAt(bytes(4096)), "disk", Disks())
+
+    def test_only_a_missing_key_is_locked(self, disk: Disk) -> None:
+        self.attempts = (KeyRequired("no key given opens it"),)
+        for _ in range(2):
+            assert disk.parts[1].state is State.LOCKED
+            with pytest.raises(KeyRequired, match="is encrypted"):
+                disk.parts[1].open_tree()
+
+    @pytest.mark.parametrize("error", [ChunkMissing("gone"), IntegrityError("takes too long")])
+    def test_all_else_is_said_and_tried_again(self, disk: Disk, error: StoreError) -> None:
+        self.attempts = (error, error, None)
+        first = disk.parts[0]
+        assert disk.parts[1].has_tree
+        for _ in range(2):
+            with pytest.raises(IntegrityError, match=str(error)):
+                disk.parts[1].open_tree()
+        assert disk.parts[1].state is State.CLEAN
+        assert disk.parts[1].open_tree().by == "parsers"  # type: ignore[attr-defined]
+        assert disk.parts[0] is first
+
+    def test_a_storage_that_is_away(self, disk: Disk) -> None:
+        self.attempts = (BackendError("away", retryable=True), None)
+        with pytest.raises(BackendError):
+            _ = disk.parts
+        assert disk.parts[1].state is State.CLEAN

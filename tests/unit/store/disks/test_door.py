@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.disks.door import Door
-from store.disks.overlay import BLOCK, Overlay
+from store.disks.overlay import BLOCK, Budget, Overlay
 from store.errors import FormatError, OutOfSpace
 from store.format.buffer import BytesReadAt
 
@@ -40,7 +40,7 @@ def test_an_overlay_is_its_base_with_what_was_written(
 
 
 def test_an_overlay_has_an_end_and_a_budget() -> None:
-    overlay = Overlay(BytesReadAt(BASE), memory=0, spill=BLOCK)
+    overlay = Overlay(BytesReadAt(BASE), memory=0, share=BLOCK)
     with pytest.raises(FormatError):
         overlay.write(SIZE - 1, b"xx")
     overlay.write(0, b"x")
@@ -48,6 +48,20 @@ def test_an_overlay_has_an_end_and_a_budget() -> None:
         overlay.write(BLOCK, b"x")
     assert overlay.read(BLOCK, 1) == BASE[BLOCK : BLOCK + 1]
     overlay.close()
+
+
+def test_overlays_share_one_budget() -> None:
+    budget = Budget(3 * BLOCK)
+    one, other = (Overlay(BytesReadAt(BASE), 0, 2 * BLOCK, budget) for _ in range(2))
+    one.write(0, b"x" * 2 * BLOCK)
+    other.write(0, b"y" * BLOCK)
+    with pytest.raises(OutOfSpace):
+        other.write(BLOCK, b"y")
+    one.close()
+    other.write(BLOCK, b"y" * BLOCK)
+    assert other.read(0, 2 * BLOCK) == b"y" * 2 * BLOCK
+    del other
+    assert budget.take(3 * BLOCK)
 
 
 def _qemu_io(door: Door, *commands: str, read_only: bool = False) -> str:
@@ -94,7 +108,7 @@ def test_a_full_overlay_and_a_broken_base_are_errors_for_the_client() -> None:
         def read(self, offset: int, size: int) -> bytes:
             raise FormatError("damaged")
 
-    with Door(Overlay(Broken(BASE), memory=0, spill=0)) as door:
+    with Door(Overlay(Broken(BASE), memory=0, share=0)) as door:
         assert "Input/output error" in _qemu_io(door, "read 0 4096")
         assert "No space left" in _qemu_io(door, "write 0 4096")
 

@@ -134,6 +134,15 @@ def test_what_no_kernel_says_is_refused(raw: bytes) -> None:
         decode_record(raw)
 
 
+@pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"a\0", b"n" * 256])
+def test_a_name_that_cannot_be_hides_no_others(name: bytes) -> None:
+    good, omitted = decode_record(record()), []
+    page = Page([good._replace(name=each) for each in (b"one", name, b"two")], 7, False)
+    found = decode_page(encode_page(page), omitted.append)
+    assert [each.name for each in found.records] == [b"one", b"two"]
+    assert (omitted, found.following) == ([name], 7)
+
+
 def test_a_damaged_inode_has_a_name_all_the_same() -> None:
     found = decode_record(record(error=errno.EUCLEAN, mode=stat.S_IFLNK))
     assert (found.name, found.error) == (b"name", errno.EUCLEAN)

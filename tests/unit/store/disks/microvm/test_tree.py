@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -235,13 +236,35 @@ def test_a_guest_closed_before_it_is_started_is_not_waited_for() -> None:
     assert guest.pid is None
 
 
+class Found(FakeAppliance):
+    """One that knows every file system."""
+
+    def has(self, module: str) -> bool:
+        return True
+
+
+def test_closing_the_engine_ends_a_guest_that_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    deaf = Found("deaf")
+    monkeypatch.setattr("store.disks.microvm.engine.find_appliance", lambda: deaf)
+    engine = MicroVmEngine(accelerator=Accelerator("tcg"))
+    part, blocks = Part("part1", "ext4", (Segment(0, 4096),)), BytesReadAt(bytes(4096))
+    with ThreadPoolExecutor(1) as threads:
+        opening = threads.submit(engine.open, part, blocks)
+        while not (guests := [*engine._guests]) or guests[0].pid is None:
+            time.sleep(0.01)
+        engine.close()
+        for late in (opening.result, lambda: engine.open(part, blocks)):
+            with pytest.raises(IntegrityError, match="part1: closed"):
+                late()
+    assert deaf.starts == 1
+    assert os.listdir(tmp_path) == []
+
+
 def test_numbers_stay_when_a_part_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of Btrfs are by order of appearance, and who has one may use it at any time."""
-
-    class Found(FakeAppliance):
-        def has(self, module: str) -> bool:
-            return True
-
     monkeypatch.setattr("store.disks.microvm.engine.find_appliance", lambda: Found("well"))
     engine = MicroVmEngine(accelerator=Accelerator("tcg"))
     segments = (Segment(0, 4096),)

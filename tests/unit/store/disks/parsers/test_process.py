@@ -1,5 +1,7 @@
 """The parent's side of a parser, with real children: good ones, and such as break every rule."""
 
+import contextlib
+import logging
 import os
 import random
 import signal
@@ -152,6 +154,17 @@ def test_children_that_break_the_rules(
     assert children_of(os.getpid()) == []
 
 
+def test_only_a_child_that_starts_has_time_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHILD", "tests.fakes.bad_parser")
+    crew = Crew(limits=Limits(seconds=0.2))
+    tree = ParsedTree(ParserProcess(BytesReadAt(bytes(8192)), "tired", crew, "disk"))
+    started = time.monotonic()
+    with pytest.raises(IntegrityError, match="takes too long"):
+        [*tree.iterate(tree.root())]
+    assert time.monotonic() - started < module.START_S / 2
+    crew.close()
+
+
 def test_an_answer_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHILD", "tests.fakes.bad_parser")
     crew = Crew()
@@ -215,3 +228,24 @@ def test_the_sandbox_refuses_all() -> None:
         env={"PYTHONPATH": str(module.PACKAGES)},
     )  # fmt: skip
     assert (done.stdout, done.returncode) == ("end", 0), done.stderr
+
+
+@pytest.mark.expect_warnings
+def test_a_bad_name_hides_no_others(
+    crew: Crew, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = tmp_path / "fat.raw"
+    with disk.open("wb") as file:
+        file.truncate(2 << 20)
+    subprocess.run(["/usr/sbin/mkfs.vfat", disk], check=True, capture_output=True)
+    for name in ("ONE.TXT", "BAD.TXT", "TWO.TXT"):
+        subprocess.run(["mcopy", "-i", disk, "/etc/hostname", f"::/{name}"], check=True)
+    disk.write_bytes(disk.read_bytes().replace(b"BAD     TXT", b"B/D     TXT"))
+    with contextlib.closing(DiskFile(disk)) as stream:
+        tree = ParsedTree(ParserProcess(stream, "fat", crew, "disk"))
+        for _ in range(2):
+            found = [entry.name for entry in tree.iterate(tree.root())]
+            assert found == [b"ONE.TXT", b"TWO.TXT"]
+        assert tree.lookup(tree.root(), b"B/D.TXT") is None
+    warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert warnings == ["disk: a file of the name b'B/D.TXT' is left out"]

@@ -1,0 +1,158 @@
+"""One file beaten in every way, beside the bytes it ought to have."""
+
+import mmap
+import os
+import random
+from pathlib import Path
+
+from tests.posix import calls
+
+MOST = 256 * 1024
+
+
+class OneFile:
+    """A file and its model. Raises AssertionError where they differ."""
+
+    def __init__(self, path: Path, seed: int, *, direct: bool = False) -> None:
+        self._random = random.Random(seed)
+        self._path = path
+        self._truth = bytearray()
+        self._done: list[str] = []
+        self._flags = os.O_RDWR | os.O_CREAT
+        self._descriptor = os.open(path, self._flags)
+        self._direct = os.open(path, self._flags | os.O_DIRECT) if direct else None
+
+    def steps(self, count: int) -> None:
+        """Take so many."""
+        kinds = [getattr(self, name) for name in dir(self) if name.startswith("do_")]
+        for _ in range(count):
+            kind = self._random.choice(kinds)
+            self._done.append(kind.__name__)
+            kind()
+
+    def close(self) -> None:
+        self.check()
+        os.close(self._descriptor)
+        if self._direct is not None:
+            os.close(self._direct)
+
+    def reopen(self) -> None:
+        """After a seal, a remount."""
+        self._descriptor = os.open(self._path, self._flags)
+        self._direct = None
+        self.check()
+
+    def check(self) -> None:
+        """All of it."""
+        self._same(os.pread(self._descriptor, MOST * 2, 0), self._truth)
+
+    def _same(self, found: bytes, truth: bytes | bytearray) -> None:
+        if found != truth:
+            pairs = zip(found, truth, strict=False)
+            first = next((n for n, (a, b) in enumerate(pairs) if a != b), "the end")
+            raise AssertionError(f"{len(found)}/{len(truth)} from {first}: {self._done[-30:]}")
+
+    def _range(self) -> tuple[int, int]:
+        start = self._random.randrange(MOST)
+        return start, self._random.randrange(1, min(65_537, MOST - start + 1))
+
+    def _grow(self, size: int) -> None:
+        self._truth.extend(bytes(max(0, size - len(self._truth))))
+
+    def do_read(self) -> None:
+        start, size = self._range()
+        self._same(os.pread(self._descriptor, size, start), self._truth[start : start + size])
+
+    def do_write(self) -> None:
+        start, size = self._range()
+        data = self._random.randbytes(size)
+        assert os.pwrite(self._descriptor, data, start) == size
+        self._grow(start)
+        self._truth[start : start + size] = data
+
+    def do_small_write(self) -> None:
+        start, data = self._random.randrange(MOST - 50), self._random.randbytes(50)
+        os.pwrite(self._descriptor, data, start)
+        self._grow(start)
+        self._truth[start : start + 50] = data
+
+    def do_truncate(self) -> None:
+        size = self._random.randrange(MOST)
+        os.ftruncate(self._descriptor, size)
+        del self._truth[size:]
+        self._grow(size)
+
+    def do_map(self) -> None:
+        start, size = self._range()
+        if start + size > len(self._truth):
+            return
+        data = self._random.randbytes(size)
+        with mmap.mmap(self._descriptor, len(self._truth)) as shared:
+            self._same(shared[start : start + size], self._truth[start : start + size])
+            shared[start : start + size] = data
+            if self._random.random() < 0.5:
+                shared.flush()
+        self._truth[start : start + size] = data
+
+    def do_punch(self) -> None:
+        start, size = self._range()
+        calls.fallocate(self._descriptor, calls.PUNCH_HOLE | calls.KEEP_SIZE, start, size)
+        self._zero(start, start + size)
+
+    def _zero(self, start: int, end: int) -> None:
+        end = min(end, len(self._truth))
+        if start < end:
+            self._truth[start:end] = bytes(end - start)
+
+    def do_zero(self) -> None:
+        start, size = self._range()
+        keep = self._random.choice((0, calls.KEEP_SIZE))
+        calls.fallocate(self._descriptor, calls.ZERO_RANGE | keep, start, size)
+        if not keep:
+            self._grow(start + size)
+        self._zero(start, start + size)
+
+    def do_allocate(self) -> None:
+        start, size = self._range()
+        os.posix_fallocate(self._descriptor, start, size)
+        self._grow(start + size)
+
+    def do_collapse(self) -> None:
+        for kind in (calls.COLLAPSE_RANGE, calls.INSERT_RANGE):
+            assert calls.outcome(calls.fallocate, self._descriptor, kind, 0, 4096) == "ENOTSUP"
+
+    def do_copy(self) -> None:
+        start, size = self._range()
+        target = self._random.randrange(MOST)
+        size = min(size, max(0, len(self._truth) - start), MOST - target)
+        if start < target + size and target < start + size:
+            return
+        copied = size and os.copy_file_range(
+            self._descriptor, self._descriptor, size, start, target
+        )
+        data = self._truth[start : start + copied]
+        if copied:
+            self._grow(target)
+        self._truth[target : target + copied] = data
+
+    def do_sync(self) -> None:
+        if self._random.random() < 0.05:
+            os.fsync(self._descriptor)
+
+    def do_direct_read(self) -> None:
+        if self._direct is None:
+            return
+        start = self._random.randrange(0, MOST, 4096)
+        buffer = mmap.mmap(-1, 16384)
+        found = os.preadv(self._direct, [buffer], start)
+        self._same(buffer[:found], self._truth[start : start + 16384])
+
+    def do_direct_write(self) -> None:
+        if self._direct is None:
+            return
+        start = self._random.randrange(0, MOST, 4096)
+        buffer = mmap.mmap(-1, 8192)
+        buffer[:] = data = self._random.randbytes(8192)
+        os.pwritev(self._direct, [buffer], start)
+        self._grow(start)
+        self._truth[start : start + 8192] = data
