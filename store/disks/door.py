@@ -6,6 +6,7 @@ stream they can only read.
 
 import errno
 import logging
+import os
 import shutil
 import socket
 import tempfile
@@ -49,6 +50,9 @@ from store.format.buffer import Buffer, ReadAt
 
 log = logging.getLogger(__name__)
 
+# An address of a Unix socket has at most 107 bytes.
+LONGEST_FOLDER = 107 - len("/nbd.sock")
+
 
 @runtime_checkable
 class Writable(Protocol):
@@ -66,6 +70,15 @@ class Writable(Protocol):
         """Put zeros there."""
 
 
+def short_folder() -> Path:
+    """A private folder in which the socket's address fits, whatever TMPDIR says."""
+    folder = Path(tempfile.mkdtemp(prefix="vaultway-door-"))
+    if len(os.fsencode(folder)) <= LONGEST_FOLDER:
+        return folder
+    folder.rmdir()
+    return Path(tempfile.mkdtemp(prefix="vaultway-door-", dir="/tmp"))
+
+
 class Door:
     """Serves one stream until it is closed; a context manager.
 
@@ -79,7 +92,7 @@ class Door:
     def __init__(self, stream: ReadAt) -> None:
         self._stream = stream
         self._flags = transmission_flags(writable=isinstance(stream, Writable))
-        self._folder = Path(tempfile.mkdtemp(prefix="vaultway-door-"))
+        self._folder = short_folder()
         # At the latest when the program ends, if nobody closes it.
         self._remove = finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self.path = self._folder / "nbd.sock"

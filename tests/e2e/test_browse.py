@@ -271,8 +271,9 @@ def test_shell_at_a_terminal(store: Path) -> None:
         terminal.expect("/d1/e1\r\n")
         terminal.type("cd /nowhere\n")
         terminal.expect("error: /nowhere")
+        terminal.expect("root.pxar:/d1/e1 > ")
         terminal.type("\x1b[A\x1b[A\n")  # history
-        terminal.expect("/d1/e1\r\n")
+        terminal.expect("/d1/e1\r\nroot.pxar:/d1/e1 > ")
         terminal.type("\x04")
         assert terminal.exit_code() == 0
 

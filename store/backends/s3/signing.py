@@ -27,8 +27,8 @@ class Credentials(NamedTuple):
 
 def encode_query(parameters: Iterable[tuple[str, str]]) -> str:
     """A query as the signature wants it, sorted and escaped, which is how it is sent, too."""
-    escaped = (f"{quote(name, UNRESERVED)}={quote(text, UNRESERVED)}" for name, text in parameters)
-    return "&".join(sorted(escaped))
+    escaped = ((quote(name, UNRESERVED), quote(text, UNRESERVED)) for name, text in parameters)
+    return "&".join(f"{name}={text}" for name, text in sorted(escaped))
 
 
 def quote_path(path: str) -> str:
