@@ -218,10 +218,11 @@ class Terminal:
 
     def __init__(self, file: int, pid: int) -> None:
         self.file, self.pid = file, pid
+        self._rest = ""
 
     def expect(self, text: str) -> str:
-        """Read until `text` is there, 20 seconds at most."""
-        seen, deadline = "", time.monotonic() + 20
+        """Read until `text` is there, 20 seconds at most; what follows it is for the next call."""
+        seen, deadline = self._rest, time.monotonic() + 20
         while text not in seen:
             ready, _, _ = select.select([self.file], [], [], deadline - time.monotonic())
             assert ready, f"no {text!r} in {seen!r}"
@@ -229,6 +230,8 @@ class Terminal:
                 seen += os.read(self.file, 65536).decode(errors="replace")
             except OSError:
                 raise AssertionError(f"ended: {seen!r}") from None
+        seen, _, self._rest = seen.partition(text)
+        seen += text
         return re.sub(r"\x1b\[\?2004[hl]", "", seen)
 
     def type(self, text: str) -> None:
