@@ -63,10 +63,10 @@ def test_what_was_replayed_is_clean(unclean: Path) -> None:
 
 
 def test_nothing_is_left_of_a_replay_that_is_broken_off(
-    unclean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unclean: Path, short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a mount does that is told to end: the disks are closed, and the storage told to hurry."""
-    folder = tmp_path / "temporary"
+    folder = short / "temporary"
     asked, hurry, ended = (threading.Event() for _ in range(3))
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -105,6 +105,13 @@ def test_nothing_stays_mounted_of_a_killed_mount(unclean: Path, tmp_path: Path) 
 
 
 @pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder that is short enough for sockets to be made in it."""
+    with scratch_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
 def endless_tools() -> Iterator[Path]:
     """A folder with an e2fsck that never ends, for anybody."""
     with scratch_folder() as folder:
@@ -118,13 +125,14 @@ def endless_tools() -> Iterator[Path]:
 def test_a_replay_keeps_nobody_waiting_and_ends_with_its_mount(
     unclean: Path,
     tmp_path: Path,
+    short: Path,
     store: Path,
     endless_tools: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run("backup", f"drive-scsi0.img:{unclean}", "--backup-type", "vm", "--backup-id", "1",
         "--repository", store)  # fmt: skip
-    (temporary := tmp_path / "temporary").mkdir()
+    (temporary := short / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv("PATH", f"{endless_tools}:{os.environ['PATH']}")
     with watched_mount(store, tmp_path / "w") as mount, ExitStack() as waiting:
