@@ -45,7 +45,10 @@ def main() -> None:
     for name in ("read", "read_range", "map"):
         setattr(LocalBackend, name, watched(getattr(LocalBackend, name)))
     request = MountRequest(str(REPOSITORY), MOUNTPOINT, parse_options(OPTIONS))
+    memory = request.options.repository.get("memory")
     with open_datastore(str(REPOSITORY)) as datastore:
+        if memory is not None:
+            datastore.memory_bytes = memory.value
         serve(request, datastore, lambda: None)
 
 
