@@ -13,4 +13,5 @@ memory     the shortest one, for tests
 chunks     what all of them know of chunks
 patience   how long a failing call is worth repeating
 turns      turns at the processors
+s3_settings  how to talk to a bucket
 """

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from store.backends.s3.config import S3_SCHEME, S3Config
+from store.backends.s3.config import S3Config
 from store.backends.s3.http.signing import Credentials
+from store.backends.s3_settings import S3_SCHEME
 from store.errors import InvalidName, PermissionDenied
 
 DEFAULT_REGION = "us-east-1"

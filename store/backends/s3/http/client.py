@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
 from store.backends.base import MAX_READ
-from store.backends.s3.config import S3_SCHEME, S3Config
+from store.backends.s3.config import S3Config
 from store.backends.s3.http import messages
 from store.backends.s3.http.access import Access
 from store.backends.s3.http.checksums import Checksums
@@ -26,6 +26,7 @@ from store.backends.s3.http.signing import (
     quote_path,
     signed_headers,
 )
+from store.backends.s3_settings import S3_SCHEME
 from store.backends.turns import TURNS
 from store.errors import BackendError, IntegrityError, NotFound
 from store.format.buffer import Buffer
