@@ -9,9 +9,6 @@ from typing import ParamSpec, TypeVar
 from store.backends.base import (
     Backend,
     Listed,
-    Lock,
-    ObjectStat,
-    Space,
     Subdirectory,
     TemporaryFile,
     Walked,
@@ -21,7 +18,6 @@ from store.backends.wrappers.wrapper import WrappedFile
 from store.errors import BackendError, InvalidName
 from store.format.blob import MAX_CHUNK_SIZE
 from store.format.buffer import Buffer
-from store.progress import SILENT, Progress
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -113,7 +109,7 @@ class Limit(Pausing):
                 one.give_back(cost)
             raise BackendError(f"{self.location}: interrupted while waiting for the limit's rate")
 
-    def _asked(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    def _pass(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """For calls without data."""
         self._pay()
         return call(*args, **options)
@@ -163,11 +159,11 @@ class Limit(Pausing):
     # Listings
 
     def scan(self, name: str) -> list[Listed]:
-        found = self._asked(self.inner.scan, name)
+        found = self._pass(self.inner.scan, name)
         return self._listed(found, len(found))
 
     def subdirectories(self, name: str, mark: str) -> Sequence[Subdirectory]:
-        found = self._asked(self.inner.subdirectories, name, mark)
+        found = self._pass(self.inner.subdirectories, name, mark)
         return self._listed(found, len(found))
 
     def walk(self, name: str, after: str = "") -> Iterator[Walked]:
@@ -180,44 +176,16 @@ class Limit(Pausing):
                 return
             yield found
 
-    # All else
-
-    def create(self, progress: Progress = SILENT) -> None:
-        self._asked(self.inner.create, progress)
-
-    def status(self) -> Space:
-        return self._asked(self.inner.status)
-
-    def stat(self, name: str) -> ObjectStat | None:
-        return self._asked(self.inner.stat, name)
-
-    def touch(self, name: str) -> int | None:
-        return self._asked(self.inner.touch, name)
+    # All else that Pausing does not pass
 
     def rename(self, old: str, new: str) -> None:
-        self._asked(self.inner.rename, old, new)
+        self._pass(self.inner.rename, old, new)
 
     def delete(self, name: str) -> None:
-        self._asked(self.inner.delete, name)
+        self._pass(self.inner.delete, name)
 
     def mkdir(self, name: str, *, durable: bool = False) -> bool:
-        return self._asked(self.inner.mkdir, name, durable=durable)
-
-    def rmdir(self, name: str) -> bool:
-        return self._asked(self.inner.rmdir, name)
-
-    def remove_tree(self, name: str) -> None:
-        self._asked(self.inner.remove_tree, name)
-
-    def lock(
-        self, name: str, lock_names: Sequence[str], *, exclusive: bool, timeout_s: float = 0
-    ) -> Lock:
-        return self._asked(
-            self.inner.lock, name, lock_names, exclusive=exclusive, timeout_s=timeout_s
-        )
-
-    def lock_store(self, *, exclusive: bool = False) -> Lock:
-        return self._asked(self.inner.lock_store, exclusive=exclusive)
+        return self._pass(self.inner.mkdir, name, durable=durable)
 
 
 class _LimitedFile(WrappedFile):

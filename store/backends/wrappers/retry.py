@@ -12,9 +12,6 @@ from typing import ParamSpec, TypeVar
 from store.backends.base import (
     Backend,
     Listed,
-    Lock,
-    ObjectStat,
-    Space,
     Subdirectory,
     TemporaryFile,
     Walked,
@@ -24,7 +21,6 @@ from store.backends.wrappers.pausing import Clock, Pausing, Wait
 from store.backends.wrappers.wrapper import WrappedFile
 from store.errors import AlreadyExists, BackendError, NotFound, OutOfSpace, StoreError
 from store.format.buffer import Buffer
-from store.progress import SILENT, Progress
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -36,6 +32,30 @@ CLEAN_UP_FOR_S = 1.0
 MAX_DOUBLINGS = 32  # more than any longest pause needs, less than a float holds
 
 
+class _Credit:
+    """For how many seconds a storage's calls are repeated: its answers earn them.
+
+    Threads share it without a lock: one value each.
+    """
+
+    def __init__(self, full_s: float, first_s: float) -> None:
+        """`first_s` until it has answered once."""
+        self.seconds = first_s
+        self._full_s, self._answered = full_s, -math.inf
+
+    def answered(self, now: float) -> None:
+        self._answered, self.seconds = now, self._full_s
+
+    def given_up(self, began: float) -> None:
+        """Take all of it, unless others were answered meanwhile: then the object is the trouble."""
+        if self._answered <= began:
+            self.seconds = 0.0
+
+    def interrupted(self) -> None:
+        """Leave as much as who cleans up may wait."""
+        self.seconds = min(self.seconds, CLEAN_UP_FOR_S)
+
+
 @dataclass(slots=True)
 class _Attempts:
     """Those at one call. After a failed one nobody knows whether it was done: the call is in doubt.
@@ -45,8 +65,14 @@ class _Attempts:
 
     began: float
     caller: Patience
+    credit: _Credit
     ending: threading.Event
     failed: int = 0
+
+    @property
+    def patience_s(self) -> float:
+        """For how long the call is repeated, as things stand."""
+        return min(self.credit.seconds, self.caller.seconds)
 
 
 class Retry(Pausing):
@@ -86,22 +112,20 @@ class Retry(Pausing):
         `open_for_s`: None is as long as ever.
         """
         super().__init__(inner, clock, wait)
-        self._retry_for_s = retry_for_s
-        self._patience_s = retry_for_s if open_for_s is None else open_for_s
+        self._credit = _Credit(retry_for_s, retry_for_s if open_for_s is None else open_for_s)
         self._first_pause_s, self._longest_pause_s = first_pause_s, longest_pause_s
         self._draw = draw
-        self._answered = -math.inf  # threads share all these without a lock: one value each
-        self._silent_until = self._warned_until = -math.inf
+        self._silent_until = self._warned_until = -math.inf  # shared as the credit is
 
     # How
 
-    def _repeat(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    def _pass(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """For calls that mean the same the second time."""
         return self._attempt(lambda _: call(*args, **options))
 
     def repeat(self, call: Callable[[], T]) -> T:
         """Make a call of one's own again while it fails, if it means the same the second time."""
-        return self._repeat(call)
+        return self._pass(call)
 
     def _attempt(self, call: Callable[[bool], T]) -> T:
         """`call` is told whether an attempt before may have been done."""
@@ -112,24 +136,20 @@ class Retry(Pausing):
             except BackendError as error:
                 self._pause(attempts, error)
             except StoreError:
-                self._note_answer()
+                self._credit.answered(self._clock())
                 raise
             else:
-                self._note_answer()
+                self._credit.answered(self._clock())
                 return result
 
-    def _note_answer(self) -> None:
-        self._answered = self._clock()
-        self._patience_s = self._retry_for_s
-
     def interrupt(self) -> None:
-        self._patience_s = min(self._patience_s, CLEAN_UP_FOR_S)
+        self._credit.interrupted()
         super().interrupt()
 
     def _begin(self) -> _Attempts:
         caller = current()
         caller.begin()
-        return _Attempts(self._clock(), caller, self._ending)
+        return _Attempts(self._clock(), caller, self._credit, self._ending)
 
     def _pause(self, attempts: _Attempts, error: BackendError) -> None:
         """Return when it is time for another attempt. Raises when there is to be none."""
@@ -140,12 +160,10 @@ class Retry(Pausing):
         attempts.caller.begin()
         pause_s = self._pause_s(attempts.failed, error)
         tried_s = self._clock() - attempts.began
-        ours_s = self._patience_s
-        patience_s = min(ours_s, attempts.caller.seconds)
+        patience_s = attempts.patience_s
         if tried_s + pause_s > patience_s:
-            # What answers others meanwhile is there: the object is the trouble.
-            if patience_s == ours_s and self._answered <= attempts.began:
-                self._patience_s = 0.0
+            if patience_s == self._credit.seconds:
+                self._credit.given_up(attempts.began)
             times = "once" if attempts.failed == 1 else f"{attempts.failed} times"
             raise BackendError(
                 f"{error} (tried {times} in {tried_s:.0f} s)",
@@ -247,14 +265,14 @@ class Retry(Pausing):
                 for found in self.inner.walk(name, after):
                     yield found
                     after, attempts = found.name, self._begin()
-                    self._note_answer()
+                    self._credit.answered(self._clock())
             except BackendError as error:
                 self._pause(attempts, error)
             else:
                 return
 
     def subdirectories(self, name: str, mark: str) -> list["_Subdirectory"]:
-        found = self._repeat(self.inner.subdirectories, name, mark)
+        found = self._pass(self.inner.subdirectories, name, mark)
         return [_Subdirectory(one, self) for one in found]
 
     def is_marked(self, directory: Subdirectory) -> bool:
@@ -262,57 +280,29 @@ class Retry(Pausing):
         return self._attempt(lambda _: directory.is_marked)
 
     def create_temporary(self, name: str, temporary: str, size: int = 0) -> TemporaryFile:
-        file = self._repeat(self.inner.create_temporary, name, temporary, size)
+        file = self._pass(self.inner.create_temporary, name, temporary, size)
         return _RetriedFile(file, self) if self.is_object_store else file
 
     def commit(self, file: TemporaryFile, *, durable: bool) -> None:
         """Make a file's `commit` again while it fails."""
-        self._repeat(file.commit, durable=durable)
+        self._pass(file.commit, durable=durable)
 
-    # Calls that mean the same the second time
-
-    def create(self, progress: Progress = SILENT) -> None:
-        self._repeat(self.inner.create, progress)
-
-    def status(self) -> Space:
-        return self._repeat(self.inner.status)
+    # Calls that mean the same the second time, beside those of Pausing
 
     def read(self, name: str) -> bytes:
-        return self._repeat(self.inner.read, name)
+        return self._pass(self.inner.read, name)
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
-        return self._repeat(self.inner.read_range, name, offset, size)
+        return self._pass(self.inner.read_range, name, offset, size)
 
     def map(self, name: str) -> Buffer:
-        return self._repeat(self.inner.map, name)
-
-    def stat(self, name: str) -> ObjectStat | None:
-        return self._repeat(self.inner.stat, name)
-
-    def touch(self, name: str) -> int | None:
-        return self._repeat(self.inner.touch, name)
+        return self._pass(self.inner.map, name)
 
     def scan(self, name: str) -> list[Listed]:
-        return self._repeat(self.inner.scan, name)
-
-    def rmdir(self, name: str) -> bool:
-        return self._repeat(self.inner.rmdir, name)
-
-    def remove_tree(self, name: str) -> None:
-        self._repeat(self.inner.remove_tree, name)
-
-    def lock(
-        self, name: str, lock_names: Sequence[str], *, exclusive: bool, timeout_s: float = 0
-    ) -> Lock:
-        return self._repeat(
-            self.inner.lock, name, lock_names, exclusive=exclusive, timeout_s=timeout_s
-        )
+        return self._pass(self.inner.scan, name)
 
     def forget_lock(self, lock_names: Sequence[str]) -> None:
-        self._repeat(self.inner.forget_lock, lock_names)
-
-    def lock_store(self, *, exclusive: bool = False) -> Lock:
-        return self._repeat(self.inner.lock_store, exclusive=exclusive)
+        self._pass(self.inner.forget_lock, lock_names)
 
 
 @dataclass(frozen=True, slots=True)
