@@ -451,9 +451,8 @@ def test_a_server_without_tls() -> None:
 
         refused = threads.submit(refuse)
         endpoint = f"https://127.0.0.1:{listener.getsockname()[1]}"
-        https = S3Config(
-            "bucket", "store", endpoint, path_style=True, access_key="a", secret_key="s"
-        )
+        keys = {"access_key": "a", "secret_key": "s"}
+        https = S3Config("bucket", "store", endpoint=endpoint, path_style=True, **keys)
         with pytest.raises(BackendError, match=r"does not speak TLS: write http://") as caught:
             S3Client(https).get(KEY)
         refused.result()
