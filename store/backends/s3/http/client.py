@@ -40,6 +40,8 @@ MAX_LISTING = 16 << 20
 OK = (200,)
 MD5_ETAG = re.compile(r'"?([0-9a-f]{32})"?')
 NO_BULK_DELETE = frozenset((405, 501))
+SAME_AGAIN = 2
+"""How often a damaged body has to come the same again to be the storage's and not the way's."""
 OBJECT = {"content-type": "application/octet-stream"}
 T = TypeVar("T")
 
@@ -96,19 +98,21 @@ class S3Client:
         return self._get(replace(self._request("GET", key), to_file=True))
 
     def _get(self, request: Request) -> Buffer:
-        """The body, asked for once more if it is not what its ETag says.
+        """The body, asked for again if it is not what its ETag says.
 
-        What comes the same again was not damaged on the way: the storage has it so.
+        What comes the same every time was not damaged on the way: the storage has it so.
         """
         first = self._ask(request)
         if self._is_sound(first):
             return first.body
-        again = self._ask(request)
-        if self._is_sound(again):
-            return again.body
-        if memoryview(first.body) == memoryview(again.body):
-            raise IntegrityError(f"{request.what}: damaged in the storage: not what its ETag says")
-        raise BackendError(f"{request.what}: what came is not what its ETag says", retryable=True)
+        for _ in range(SAME_AGAIN):
+            again = self._ask(request)
+            if self._is_sound(again):
+                return again.body
+            if memoryview(first.body) != memoryview(again.body):
+                what = f"{request.what}: what came is not what its ETag says"
+                raise BackendError(what, retryable=True)
+        raise IntegrityError(f"{request.what}: damaged in the storage: not what its ETag says")
 
     def _is_sound(self, answer: Answer) -> bool:
         """Whether a body is what its ETag says, or that says nothing."""

@@ -99,10 +99,15 @@ def test_what_comes_is_compared_with_its_etag() -> None:
     assert client.counters.requests == {"GET": 5}
 
 
+def test_the_same_damage_twice_may_be_the_way() -> None:
+    with serving(spoilt(b"a"), spoilt(b"a"), good()) as (client, _):
+        assert client.get(KEY) == BODY
+
+
 def test_what_comes_spoilt_in_the_same_way_again_is_damage() -> None:
     """Another attempt is of no use, and a mirror may repair it."""
     large = os.urandom(3 << 20)
-    with serving(*[spoilt(b"a")] * 2, *[spoilt(large)] * 2) as (client, _):
+    with serving(*[spoilt(b"a")] * 3, *[spoilt(large)] * 3) as (client, _):
         for get in (client.get, client.get_mapped):
             with pytest.raises(IntegrityError, match=f"s3://bucket/{KEY}: damaged in the storage"):
                 get(KEY)
