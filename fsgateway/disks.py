@@ -33,7 +33,6 @@ from store.format.pxar.entries import Entry
 # Disks are secrets: for the mount's owner and group. Further in, the guest's own modes protect.
 DISK_DIRECTORY = stat.S_IFDIR | 0o550
 PART_DIRECTORY = stat.S_IFDIR | 0o555
-CLOSED_DIRECTORY = stat.S_IFDIR | 0o500
 LINK = stat.S_IFLNK | 0o777
 
 

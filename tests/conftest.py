@@ -149,6 +149,13 @@ def scratch_folder() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """Such a folder, for 65,536 directories: a disk takes seconds to make and to remove them."""
+    with scratch_folder() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """SeaweedFS on loopback; `new_bucket` and `config` give each test a place of its own."""

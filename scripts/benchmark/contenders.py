@@ -1,7 +1,6 @@
 """Vaultway and its peers, each with the same verbs: encrypted, zstd at level 1 or what is nearest
 to it."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -108,10 +107,6 @@ class Vaultway(Contender):
 
     def back_up_image(self, image: Path) -> Run:
         return self.back_up(f"disk.img:{image}", "--backup-type", "vm", "--backup-id", "100")
-
-    def stored_by(self, done: Run) -> int:
-        """The bytes a backup added to the datastore, as it reports them."""
-        return int(json.loads(done.output[done.output.index("{") :])["stored"])
 
     def restore_tree(self, target: Path) -> Run:
         return self.run("restore", "host/bench", "root.pxar", target, "--keyfile", self.key)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import argparse
 
     from store.cli.options import Parser
+    from store.datastore.datastore import Datastore
     from store.heads import HeadInfo, Heads
 
 NOTES = """\
@@ -125,11 +126,11 @@ def seal(args: "argparse.Namespace") -> None:
     from store.heads import Heads
     from store.heads.control import is_served
 
-    keys = load_backup_keys(args)
-    heads = Heads(open_repository(args), args.heads, key=keys.key, crypt_mode=keys.mode)
+    datastore = open_repository(args)
+    heads = Heads(datastore, args.heads)
     info = _find(heads, args)
     path = heads.path(info.namespace, info.group, info.label)
-    snapshot, base = _ask_holder(path, info, args) if is_served(path) else _seal(heads, args)
+    snapshot, base = _ask_holder(path, info, args) if is_served(path) else _seal(datastore, args)
     if args.output_format != "text":
         print_json({"snapshot": snapshot, "new": snapshot != base}, args.output_format)
     elif snapshot == base:
@@ -139,16 +140,22 @@ def seal(args: "argparse.Namespace") -> None:
 
 
 def _ask_holder(path: str, info: "HeadInfo", args: "argparse.Namespace") -> tuple[str, str]:
-    """The snapshot that a mount or export made of its head, and the one below."""
+    """The snapshot that a mount or export made of its head, and the one below.
+
+    It has the key: nobody is asked for a passphrase here, in a cron job for example.
+    """
     from store.heads.control import ask
 
     return str(ask(path, "seal", strict=args.strict)["snapshot"]), str(info.base)
 
 
-def _seal(heads: "Heads", args: "argparse.Namespace") -> tuple[str, str]:
+def _seal(datastore: "Datastore", args: "argparse.Namespace") -> tuple[str, str]:
     """The same of a head that nobody has open."""
     from store.cli.progress_bar import make_progress
+    from store.heads import Heads
 
+    keys = load_backup_keys(args)
+    heads = Heads(datastore, args.heads, key=keys.key, crypt_mode=keys.mode)
     with heads.open(get_namespace(args), args.group, label=args.label) as head:
         base = str(head.base)
         return str(head.seal(strict=args.strict, progress=make_progress(quiet=False))), base

@@ -106,6 +106,3 @@ def _credential(variable: str) -> bytes | None:
         return None
     except OSError as error:
         raise KeyRequired(f"credential {name}: {error.strerror}") from error
-
-
-FORMS = {"": os.fsencode, "_FD": _from_fd, "_FILE": read_secret_file, "_CMD": _from_command}

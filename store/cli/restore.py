@@ -17,6 +17,9 @@ from store.errors import InvalidName
 if TYPE_CHECKING:
     import argparse
 
+    from store.names import Snapshot
+    from store.operations.restore.request import RestoreResult
+
 
 STDOUT = "-"
 NOTES = """\
@@ -96,9 +99,15 @@ def restore(args: "argparse.Namespace") -> None:
             ),
             patterns=args.pattern,
         )
-    if args.quiet:
-        return
-    seconds = time.monotonic() - started
+    if not args.quiet:
+        _say(result, snapshot, time.monotonic() - started, args)
+
+
+def _say(
+    result: "RestoreResult", snapshot: "Snapshot", seconds: float, args: "argparse.Namespace"
+) -> None:
+    from store.cli.progress_bar import write_line
+
     if args.output_format != "text" and args.target != STDOUT:
         record = {
             "snapshot": str(snapshot),

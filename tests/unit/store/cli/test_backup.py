@@ -174,9 +174,9 @@ def test_dry_run(vaultway: Vaultway, fake: FakeBackup, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def repository(vaultway: Vaultway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def repository(vaultway: Vaultway, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty datastore."""
-    path = tmp_path / "datastore"
+    path = scratch / "datastore"
     assert vaultway("datastore", "create", path).code == 0
     monkeypatch.setenv("PBS_REPOSITORY", str(path))
     return path

@@ -48,8 +48,8 @@ class Counting:
         self.seen.append("done")
 
 
-def test_create_lays_out_a_whole_datastore(tmp_path: Path) -> None:
-    path = tmp_path / "store"
+def test_create_lays_out_a_whole_datastore(scratch: Path) -> None:
+    path = scratch / "store"
     (path / ".chunks.tmp_create" / "0003").mkdir(parents=True)  # an interrupted create
     (path / "lost+found").mkdir()
     umask = os.umask(0o077)
