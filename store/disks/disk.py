@@ -15,6 +15,8 @@ from store.disks.parsers import wire
 from store.disks.parsers.probe import PARSED
 from store.disks.parsers.process import ENCRYPTED, Crew, Limits, ParserProcess
 from store.disks.parsers.tree import ChildStream, ParsedTree
+from store.disks.replay import NotReplayed
+from store.disks.replayers import REPLAYERS
 from store.errors import ChunkMissing, FormatError, IntegrityError, KeyRequired, StoreError
 from store.format.buffer import ReadAt
 
@@ -109,13 +111,14 @@ class Disk:
         self._disks = disks
         self._lock = Lock()
         self._parts: list[DiskPart] | None = None
+        self._unreplayed: dict[str, str] = {}  # by part: why its journal could not be replayed
 
     @property
     def parts(self) -> "list[DiskPart]":
         """What the disk is made of, by number; read when it is asked for first.
 
-        A part that has to be recovered first is UNCLEAN only when nothing here can: then there is
-        one WARNING, and its tree is as old as the disk.
+        A part that has to be recovered first is UNCLEAN only when nothing here can, or somebody
+        tried in vain: then there is one WARNING, and its tree is as old as the disk.
 
         Raises IntegrityError (the tables are broken), and what the image raises.
         """
@@ -123,6 +126,9 @@ class Disk:
             if self._parts is None or any(part.has_failed for part in self._parts):
                 # The same ones for the same parts: their trees are open, and their files numbered.
                 known = {old.part: old for old in self._parts or () if old.failure is None}
+                for old in self._parts or ():
+                    if old.unreplayed:
+                        self._unreplayed[old.name] = old.unreplayed
                 self._parts = [known.get(new.part, new) for new in self._find_parts()]
             return self._parts
 
@@ -216,7 +222,7 @@ class Disk:
 
     def _recoverable(self, part: Part, name: str) -> Part:
         """CLEAN, for it will be when it is opened; UNCLEAN when nothing here can see to that."""
-        missing = self._cannot_recover(str(part.kind))
+        missing = self._unreplayed.get(part.name) or self._cannot_recover(str(part.kind))
         if not missing:
             return replace(part, state=State.CLEAN)
         log.warning(
@@ -231,7 +237,7 @@ class Disk:
 
     def _cannot_recover(self, kind: str) -> str:
         """Why nothing here can replay a journal of this kind; "" when something can."""
-        missing = [replay.why_not()] if kind in replay.KINDS else []
+        missing = [replay.why_not(kind)] if kind in REPLAYERS else []
         if "" not in missing:
             missing.append(self._why_no_machine(kind))
         return "" if "" in missing else "; ".join(missing)
@@ -250,7 +256,8 @@ class DiskPart:
         has_tree: whether there is something to open, be it with a key.
         directory: the name its tree goes by: `part1`, or `part1.unclean`.
         failure: why it could not be decrypted, unless for want of a key.
-        has_failed: somebody was told of that, so it is to be tried again.
+        unreplayed: why its journal could not be replayed, when somebody tried.
+        has_failed: somebody was told of either, so it is to be looked at again.
     """
 
     def __init__(
@@ -262,6 +269,7 @@ class DiskPart:
         self.has_tree = part.state is not State.UNREADABLE
         self.directory = f"{part.name}.unclean" if part.state is State.UNCLEAN else part.name
         self.failure: StoreError | None = None
+        self.unreplayed = ""
         self.has_failed = False
         self._where, self._disks = where, disks
         self._needs_recovery = needs_recovery
@@ -275,7 +283,8 @@ class DiskPart:
         """Its files, opened if they are not.
 
         Raises KeyRequired (encrypted, no key), FormatError (no file system), IntegrityError
-        (damaged; the parser or the replay failed), and what the image raises.
+        (damaged; the parser or the replay failed), NotReplayed (its disk shows it by another name
+        from now on), and what the image raises.
         """
         if self.failure is not None:
             self.has_failed = True
@@ -284,7 +293,11 @@ class DiskPart:
             raise KeyRequired(f"{self._where} is encrypted ({self.kind}): {self.detail}")
         if self.state is State.UNREADABLE:
             raise FormatError(f"{self._where}: {self.detail}")
-        return self._disks.tree(self, self._open)
+        try:
+            return self._disks.tree(self, self._open)
+        except NotReplayed as error:
+            self.unreplayed, self.has_failed = str(error), True
+            raise
 
     def _open(self) -> GuestTree:
         """By the parsers if they can; the machine's kernel knows what they do not.
@@ -311,9 +324,9 @@ class DiskPart:
 
     def _recovered(self) -> GuestTree:
         """With its journal replayed, by the quickest way there is here."""
-        if self.kind in replay.KINDS and not replay.why_not():
-            ended = self._disks.ended
-            return self._parsed(replay.replayed(self.raw, self._where, OVERLAY_MEMORY, ended))
+        if not replay.why_not(str(self.kind)):
+            kind, ended = str(self.kind), self._disks.ended
+            return self._parsed(replay.replayed(self.raw, kind, self._where, OVERLAY_MEMORY, ended))
         return self._by_machine()
 
     def _by_machine(self) -> GuestTree:
