@@ -7,18 +7,16 @@ replayed by Linux 6.12's ntfs3 as well, for both versions, with the same files.
 import errno
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from store.disks.disk import DiskOptions, open_disk
 from store.disks.journals import unclean
 from tests.conftest import scratch_folder
 from tests.fakes.disk_files import DiskFile
-from tests.guest_disks import tree_facts, walked_facts
+from tests.guest_disks import facts_inside, make_disk, ntfs_mounted, tree_facts
 from tests.ntfs_journals import PAGE, Volume, take_back
 from tests.program import mounted, run
 
@@ -32,27 +30,13 @@ FRESH = {"new0": b"0\n", "new1": b"1\n" * 40, "new2": b"2\n" * 5000}
 OLD = {"old.txt": b"old\n"}
 
 
-@contextmanager
-def written(image: Path, mountpoint: Path) -> Iterator[Path]:
-    """A volume mounted by ntfs-3g, whose writes are all in the image afterwards."""
-    mountpoint.mkdir(exist_ok=True)
-    command = ["ntfs-3g", "-o", "no_detach", image, mountpoint]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        while not mountpoint.is_mount():
-            assert process.poll() is None
-        yield mountpoint
-        subprocess.run(["umount", mountpoint], check=True)
-
-
 @pytest.fixture(scope="module")
 def images() -> Iterator[Path]:
     """`before.raw`, and `after.raw` to which FRESH was written since."""
     with scratch_folder() as folder:
         before = folder / "before.raw"
-        with before.open("wb") as file:
-            file.truncate(16 << 20)
-        subprocess.run(["mkntfs", "-q", "-F", before], check=True, capture_output=True)
-        with written(before, folder / "mount") as top:
+        make_disk(before, "ntfs", 16)
+        with ntfs_mounted(before, folder / "mount") as top:
             (top / "fresh").mkdir()
             for name, content in OLD.items():
                 (top / name).write_bytes(content)
@@ -60,7 +44,7 @@ def images() -> Iterator[Path]:
                 (top / name).touch()
                 (top / name).unlink()
         shutil.copyfile(before, folder / "after.raw")
-        with written(folder / "after.raw", folder / "mount") as top:
+        with ntfs_mounted(folder / "after.raw", folder / "mount") as top:
             for name, content in FRESH.items():
                 (top / "fresh" / name).write_bytes(content)
         yield folder
@@ -74,22 +58,12 @@ def dirty(images: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return image
 
 
-def facts_in(image: Path) -> dict[str, object]:
-    """All that the parsers see, after a replay if there has to be one."""
-    with (
-        closing(DiskFile(image)) as stream,
-        closing(open_disk(stream, "disk", DiskOptions(use_machine=False))) as disk,
-    ):
-        (part,) = disk.parts
-        return {**walked_facts(part.open_tree())}
-
-
 def test_what_is_in_the_journal_is_shown(images: Path, dirty: Path) -> None:
     with closing(DiskFile(dirty)) as stream:
         assert "holds writes" in unclean("ntfs", stream.read)
-    shown = facts_in(dirty)
-    assert shown == facts_in(images / "after.raw")
-    assert shown != facts_in(images / "before.raw")
+    shown = facts_inside(dirty)
+    assert shown == facts_inside(images / "after.raw")
+    assert shown != facts_inside(images / "before.raw")
     assert {path for path in shown if "fresh/" in path} == {f"fresh/{name}" for name in FRESH}
 
 
@@ -100,7 +74,7 @@ def test_what_says_only_that_it_is_dirty_has_nothing_to_be_replayed(
     shutil.copyfile(images / "after.raw", image)
     Volume(image).mark_dirty()
     assert image.read_bytes() != (images / "after.raw").read_bytes()
-    assert facts_in(image) == facts_in(images / "after.raw")
+    assert facts_inside(image) == facts_inside(images / "after.raw")
 
 
 def test_a_journal_that_cannot_be_replayed_is_no_secret(dirty: Path, tmp_path: Path) -> None:
