@@ -54,6 +54,10 @@ class Disks:
         self._disks: Kept[Disk] = Kept(OPEN_DISKS)
         self._trees: Kept[GuestTree] = Kept(OPEN_TREES)
         self._opened: WeakSet[GuestTree] = WeakSet()
+        # By name of the part, for disks come and go. The numbers of files, which are still known
+        # outside, are the engine's that first opened it.
+        self.engines: dict[str, str] = {}
+        self.unreplayed: dict[str, str] = {}  # why its journal could not be
         self.ended = Event()
 
     def open(self, key: Hashable, stream: Callable[[], ReadAt], name: str) -> "Disk":
@@ -111,7 +115,6 @@ class Disk:
         self._disks = disks
         self._lock = Lock()
         self._parts: list[DiskPart] | None = None
-        self._unreplayed: dict[str, str] = {}  # by part: why its journal could not be replayed
 
     @property
     def parts(self) -> "list[DiskPart]":
@@ -126,9 +129,6 @@ class Disk:
             if self._parts is None or any(part.has_failed for part in self._parts):
                 # The same ones for the same parts: their trees are open, and their files numbered.
                 known = {old.part: old for old in self._parts or () if old.failure is None}
-                for old in self._parts or ():
-                    if old.unreplayed:
-                        self._unreplayed[old.name] = old.unreplayed
                 self._parts = [known.get(new.part, new) for new in self._find_parts()]
             return self._parts
 
@@ -222,7 +222,7 @@ class Disk:
 
     def _recoverable(self, part: Part, name: str) -> Part:
         """CLEAN, for it will be when it is opened; UNCLEAN when nothing here can see to that."""
-        missing = self._unreplayed.get(part.name) or self._cannot_recover(str(part.kind))
+        missing = self._disks.unreplayed.get(name) or self._cannot_recover(str(part.kind))
         if not missing:
             return replace(part, state=State.CLEAN)
         log.warning(
@@ -256,8 +256,8 @@ class DiskPart:
         has_tree: whether there is something to open, be it with a key.
         directory: the name its tree goes by: `part1`, or `part1.unclean`.
         failure: why it could not be decrypted, unless for want of a key.
-        unreplayed: why its journal could not be replayed, when somebody tried.
-        has_failed: somebody was told of either, so it is to be looked at again.
+        has_failed: somebody was told of that, or that its journal cannot be replayed, so it is to
+            be looked at again.
     """
 
     def __init__(
@@ -269,11 +269,9 @@ class DiskPart:
         self.has_tree = part.state is not State.UNREADABLE
         self.directory = f"{part.name}.unclean" if part.state is State.UNCLEAN else part.name
         self.failure: StoreError | None = None
-        self.unreplayed = ""
         self.has_failed = False
         self._where, self._disks = where, disks
         self._needs_recovery = needs_recovery
-        self._engine = ""
 
     def opened_tree(self) -> GuestTree | None:
         """Its files, if they are open."""
@@ -296,16 +294,14 @@ class DiskPart:
         try:
             return self._disks.tree(self, self._open)
         except NotReplayed as error:
-            self.unreplayed, self.has_failed = str(error), True
+            self._disks.unreplayed[self._where], self.has_failed = str(error), True
             raise
 
     def _open(self) -> GuestTree:
-        """By the parsers if they can; the machine's kernel knows what they do not.
-
-        Later by the same: the numbers of files, which are still known outside, are the engine's.
-        """
+        """By the parsers if they can, for the machine takes seconds; later by the same."""
         self._disks.check_open(self._where)
-        if self._engine == MACHINE:
+        before = self._disks.engines.get(self._where)
+        if before == MACHINE:
             return self._by_machine()
         try:
             if self._needs_recovery and self.state is State.CLEAN:
@@ -315,7 +311,7 @@ class DiskPart:
             raise
         except IntegrityError as error:
             engine = self._disks.machine
-            if self._engine or self.kind not in PARSED or engine is None:
+            if before or self.kind not in PARSED or engine is None:
                 raise
             if engine.why_not(str(self.kind)):
                 raise
@@ -333,7 +329,7 @@ class DiskPart:
         engine = self._disks.machine
         assert engine is not None  # or its state would say so
         tree = engine.open(self.part, self.raw)
-        self._engine = MACHINE
+        self._disks.engines[self._where] = MACHINE
         return tree
 
     def _parsed(self, blocks: ReadAt) -> GuestTree:
@@ -343,7 +339,7 @@ class DiskPart:
         except StoreError:
             process.close()
             raise
-        self._engine = PARSERS
+        self._disks.engines[self._where] = PARSERS
         return tree
 
 

@@ -3,8 +3,8 @@
     part ← Overlay ← Door (NBD) ← nbdfuse (a file) ← e2fsck, ntfsrecover
 
 The file is taken out of the tree as soon as it is open, so that nothing stays mounted whatever
-becomes of us. The disk itself is never written. What takes apart what a guest wrote is run as
-nobody when we are root; nbdfuse only passes bytes on, and nobody may not be let near /dev/fuse.
+becomes of us. The disk itself is never written. What takes apart what a guest wrote is confined to
+that file; nbdfuse only passes bytes on, and must have /dev/fuse.
 """
 
 import logging
@@ -18,9 +18,11 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
+from store.disks.confined import Confinement, confined, environment
 from store.disks.door import Door
 from store.disks.journals import unclean
 from store.disks.overlay import MEMORY, Overlay
+from store.disks.parsers.sandbox import NOBODY
 from store.disks.replayers import REPLAYERS, Replayer
 from store.errors import IntegrityError
 from store.format.buffer import ReadAt
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NOBODY = 65534
 START_S = 20.0
 # A journal is at most 1 GiB, and its blocks may have to come from far away.
 REPLAY_S = 600.0
@@ -53,7 +54,6 @@ def why_not(kind: str) -> str:
         (replayer.program, replayer.package),
         ("nbdfuse", "libnbd-bin, or nbdfuse where that is a package"),
         ("fusermount3", "fuse3"),
-        ("setpriv", "util-linux"),
     ):
         if shutil.which(program, path=PATH) is None:
             return f"{program} is missing: install {package}"
@@ -133,14 +133,12 @@ def _as_file(overlay: Overlay) -> "Iterator[int]":
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(
-    command: list[str], user: int | None = None, inherited: tuple[int, ...] = ()
-) -> subprocess.Popen[bytes]:
+def _start(command: list[str], inherited: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={"PATH": PATH, "LANG": "C", "LC_ALL": "C"}, start_new_session=True,
-        user=user, group=user, extra_groups=None if user is None else [], pass_fds=inherited,
+        env={"PATH": PATH, "LANG": "C", "LC_ALL": "C", **environment()},
+        start_new_session=True, pass_fds=inherited,
     )  # fmt: skip
 
 
@@ -174,12 +172,12 @@ def _end(folder: Path, process: subprocess.Popen[bytes]) -> None:
 
 def _run(replayer: Replayer, file: int, name: str, ended: Event) -> None:
     program = replayer.program
-    command = [
-        "setpriv", "--no-new-privs", "--",
-        "prlimit", f"--as={PROGRAM_MEMORY}", "--core=0", f"--cpu={REPLAY_S:.0f}", "--",
-        program, *replayer.arguments, f"/proc/self/fd/{file}",
-    ]  # fmt: skip
-    process = _start(command, NOBODY if os.geteuid() == 0 else None, (file,))
+    path = shutil.which(program, path=PATH)
+    if path is None:
+        raise IntegrityError(f"{name}: {program} is gone")
+    confinement = Confinement((file,), PROGRAM_MEMORY, int(REPLAY_S))
+    command = [path, *replayer.arguments, f"/proc/self/fd/{file}"]
+    process = _start(confined(command, confinement), (file,))
     said = _outcome(process, name, program, ended)
     log.debug("%s: %s says: %s", name, program, said)
     complaint = replayer.complaint(process.returncode, said)

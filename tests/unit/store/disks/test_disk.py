@@ -55,15 +55,15 @@ def test_a_part_is_opened_again_by_the_same_engine(
     monkeypatch.setattr("store.disks.disk.ParsedTree", parse)
     disks = Disks()
     disks.machine = Machine()  # type: ignore[assignment] # its trees have nothing in them
-    part = Part("part1", "btrfs", (Segment(0, 4096),))
-    opened = DiskPart(part, BytesReadAt(bytes(4096)), "disk: part1", disks, needs_recovery=False)
+    part, blocks = Part("part1", "btrfs", (Segment(0, 4096),)), BytesReadAt(bytes(4096))
     found = []
     for _ in parser_works:
+        opened = DiskPart(part, blocks, "disk: part1", disks, needs_recovery=False)
         try:
             found.append(opened.open_tree().by)  # type: ignore[attr-defined]
         except IntegrityError:
             found.append("an error")
-        disks._trees.clear()  # others were used since
+        disks._trees.clear()  # others were used since, and other disks
     assert found == opened_by
 
 
