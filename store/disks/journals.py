@@ -24,6 +24,8 @@ _RECORD_BLOCKS = 1024
 _MFT_LOGFILE, _MFT_VOLUME = 2, 3
 _ATTR_VOLUME_NAME, _ATTR_DATA = 0x60, 0x80
 _NTFS_PAGE = 4096
+_LARGEST_CLUSTER = 2 << 20
+_MIRRORED = 4  # file records that are there twice, or as many as a cluster has
 _RESTART_CLEAN = 2
 _NO_CLIENT = 0xFFFF
 
@@ -141,6 +143,18 @@ def _ntfs_records(pread: _Pread) -> tuple[int, int, int]:
     if not 256 <= size <= 65536:
         raise ValueError(f"file records of {size} bytes")
     return mft, size, cluster
+
+
+def ntfs_first_records(pread: _Pread) -> tuple[int, int, int]:
+    """Where the first file records are, where their copy ($MFTMirr) is, and how many bytes have it.
+
+    Raises ValueError, IndexError, struct.error: this is no NTFS.
+    """
+    mft, size, cluster = _ntfs_records(pread)
+    if cluster > _LARGEST_CLUSTER:
+        raise ValueError(f"clusters of {cluster} bytes")
+    mirror = struct.unpack_from("<Q", pread(0, 512), 56)[0] * cluster
+    return mft, mirror, max(_MIRRORED * size, cluster)
 
 
 def ntfs_label(pread: _Pread) -> bytes:

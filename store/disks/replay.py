@@ -82,6 +82,7 @@ def replayed(
     overlay = Overlay(guarded, memory)
     started = time.monotonic()
     try:
+        REPLAYERS[kind].prepare(overlay)
         with _as_file(overlay) as file:
             _run(REPLAYERS[kind], file, name, ended)
         still = unclean(kind, overlay.read)

@@ -67,6 +67,13 @@ def test_what_is_in_the_journal_is_shown(images: Path, dirty: Path) -> None:
     assert {path for path in shown if "fresh/" in path} == {f"fresh/{name}" for name in FRESH}
 
 
+def test_a_copy_of_file_records_that_is_late(images: Path, dirty: Path) -> None:
+    volume = Volume(dirty)
+    mirror = int.from_bytes(volume.read(56, 8), "little") * volume.cluster
+    volume.write(mirror + 100, b"\xff" * 8)
+    assert facts_inside(dirty) == facts_inside(images / "after.raw")
+
+
 def test_what_says_only_that_it_is_dirty_has_nothing_to_be_replayed(
     images: Path, tmp_path: Path
 ) -> None:

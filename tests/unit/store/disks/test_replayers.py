@@ -19,7 +19,7 @@ FAILED = "* Syncing actions failed\n* Syncing failed after playing 1 actions\n"
         ("ntfs", 0, PLAYED, ""),
         ("ntfs", 0, "", "nothing"),
         ("ntfs", 0, EARLIEST, "Earliest block reached"),
-        ("ntfs", 1, FAILED, "* Syncing failed after playing 1 actions"),
+        ("ntfs", 1, FAILED, "* Syncing actions failed"),
         ("ntfs", 1, "** Unsupported $LogFile version 3.0\n", "** Unsupported $LogFile version 3.0"),
     ],
 )
