@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from store.disks.journals import unclean
+from tests.bitlocker import BitLocker, Method
 from tests.conftest import scratch_folder
 from tests.fakes.disk_files import DiskFile
 from tests.guest_disks import facts_inside, make_disk, ntfs_mounted, tree_facts
@@ -65,6 +66,14 @@ def test_what_is_in_the_journal_is_shown(images: Path, dirty: Path) -> None:
     assert shown == facts_inside(images / "after.raw")
     assert shown != facts_inside(images / "before.raw")
     assert {path for path in shown if "fresh/" in path} == {f"fresh/{name}" for name in FRESH}
+
+
+def test_a_volume_that_is_encrypted_as_well(images: Path, dirty: Path, tmp_path: Path) -> None:
+    """As most Windows leave it."""
+    volume = BitLocker(Method.XTS_128)
+    volume.encrypt(dirty, tmp_path / "encrypted.raw")
+    shown = facts_inside(tmp_path / "encrypted.raw", volume.startup_key())
+    assert shown == facts_inside(images / "after.raw")
 
 
 def test_a_copy_of_file_records_that_is_late(images: Path, dirty: Path) -> None:
