@@ -295,7 +295,17 @@ class DiskPart:
             return self._disks.tree(self, self._open)
         except NotReplayed as error:
             self._disks.unreplayed[self._where], self.has_failed = str(error), True
-            raise
+            hint = f"what is on the disk is in {self.name}.unclean"
+            raise NotReplayed(f"{error}; {hint}") from error
+
+    @property
+    def has_older_tree(self) -> bool:
+        """Whether its journal is replayed before it is shown, and it could be shown without."""
+        return self._needs_recovery and self.state is State.CLEAN and self.kind in PARSED
+
+    def open_older_tree(self) -> GuestTree:
+        """The same as they are on the disk, without what is in the journal."""
+        return self._disks.tree((self, "older"), lambda: self._parsed(self.raw))
 
     def _open(self) -> GuestTree:
         """By the parsers if they can, for the machine takes seconds; later by the same."""
@@ -306,7 +316,7 @@ class DiskPart:
         try:
             if self._needs_recovery and self.state is State.CLEAN:
                 return self._recovered()
-            return self._parsed(self.raw) if self.kind in PARSED else self._by_machine()
+            return self._by_parsers(self.raw) if self.kind in PARSED else self._by_machine()
         except ChunkMissing:
             raise
         except IntegrityError as error:
@@ -332,15 +342,18 @@ class DiskPart:
         self._disks.engines[self._where] = MACHINE
         return tree
 
+    def _by_parsers(self, blocks: ReadAt) -> GuestTree:
+        tree = self._parsed(blocks)
+        self._disks.engines[self._where] = PARSERS
+        return tree
+
     def _parsed(self, blocks: ReadAt) -> GuestTree:
         process = self._disks.parser(blocks, str(self.kind), self._where)
         try:
-            tree = ParsedTree(process)
+            return ParsedTree(process)
         except StoreError:
             process.close()
             raise
-        self._disks.engines[self._where] = PARSERS
-        return tree
 
 
 def open_disk(stream: ReadAt, name: str = "disk", options: DiskOptions = DiskOptions()) -> Disk:

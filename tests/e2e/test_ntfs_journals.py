@@ -7,6 +7,7 @@ replayed by Linux 6.12's ntfs3 as well, for both versions, with the same files.
 import errno
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.conftest import scratch_folder
 from tests.fakes.disk_files import DiskFile
 from tests.guest_disks import facts_inside, make_disk, ntfs_mounted, tree_facts
 from tests.ntfs_journals import PAGE, Volume, take_back
-from tests.program import mounted, run
+from tests.program import PROGRAM, environment, mounted, run
 
 pytestmark = [
     pytest.mark.needs("fuse", "root", "images", "nbd"),
@@ -102,6 +103,15 @@ def test_a_journal_that_cannot_be_replayed_is_no_secret(dirty: Path, tmp_path: P
         run("datastore", "create", folder / "store")
         run("backup", f"drive-scsi0.img:{dirty}", "--backup-type", "vm", "--backup-id", "1",
             "--repository", folder / "store")  # fmt: skip
+        look = ("snapshot", "files", "--repository", folder / "store", "vm/1")
+        failed = subprocess.run(
+            [PROGRAM, *map(str, look), "drive-scsi0.img/part1"],
+            env=environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert failed.returncode != 0
+        assert "part1: ntfsrecover cannot replay the journal" in failed.stderr
+        assert "is in part1.unclean" in failed.stderr
+        assert "old.txt" in run(*look, "drive-scsi0.img/part1.unclean").stdout
         log = tmp_path / "log"
         options = ("--log", log, "-o", "no-micro-vm")
         with mounted(folder / "store", tmp_path / "mount", *options) as mount:

@@ -46,6 +46,15 @@ class FakePart:
     links: tuple[str, ...] = ()
     directory: str = ""
     has_tree: bool = True
+    older: Nodes | None = None
+
+    @property
+    def has_older_tree(self) -> bool:
+        return self.older is not None
+
+    def open_older_tree(self) -> FileTree:
+        assert self.older is not None
+        return GuestTree(self.older)
 
     @property
     def raw(self) -> ReadAt:
@@ -58,7 +67,7 @@ class FakePart:
 
 
 PARTS = (
-    FakePart("part1", GUEST, ("root",), "part1"),
+    FakePart("part1", GUEST, ("root",), "part1", older={b"older": File(b"before")}),
     FakePart("part2", {b"old": File()}, (), "part2.unclean"),
     FakePart("part3", None, (), "part3"),
     FakePart("part4", None, (), "part4", has_tree=False),
@@ -155,6 +164,14 @@ def test_what_cannot_be_read(
 ) -> None:
     with pytest.raises(error, match=text):
         content(contents, path)
+
+
+def test_what_a_disk_had_before_its_journal_is_there_for_who_asks(
+    contents: SnapshotContents,
+) -> None:
+    assert content(contents, "disk.img/part1.unclean/older") == b"before"
+    tree = contents.tree("disk.img")
+    assert b"part1.unclean" not in [entry.name for entry in tree.iterate(tree.root())]
 
 
 def find(contents: SnapshotContents, where: str | None = None, **options: Any) -> list[str]:
