@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from store.backends.base import Backend
-from store.backends.retry import Retry
 from store.backends.s3.config import S3Config
+from store.backends.wrappers.retry import Retry
 from store.datastore.archives import SnapshotReader
 from store.datastore.chunk_cache import ChunkCache
 from store.datastore.datastore import Datastore

@@ -19,6 +19,7 @@ from store.format.pxar.entries import Entry, EntryKind
 from store.operations.browse.cat import read_entry
 from store.operations.browse.find import find_below
 from store.operations.restore.place import restore_tree
+from store.operations.restore.request import RestoreOptions
 from store.operations.restore.selection import Everything, Picked, Selection, Takes
 from store.trees.base import FileTree
 from store.trees.expand import expand
@@ -271,11 +272,13 @@ class Shell:
             top,
             target,
             selection,
+            RestoreOptions(
+                overwrite="--overwrite" in arguments.flags,
+                ignore_ownership="--ignore-ownership" in arguments.flags,
+                progress=make_progress(quiet=not sys.stderr.isatty()),
+                on_warning=lambda text: write_line(f"warning: {text}"),
+            ),
             name=self._name,
-            overwrite="--overwrite" in arguments.flags,
-            ignore_ownership="--ignore-ownership" in arguments.flags,
-            progress=make_progress(quiet=not sys.stderr.isatty()),
-            on_warning=lambda text: write_line(f"warning: {text}"),
         )
         warnings = f", {result.warnings} warnings" if result.warnings else ""
         size = human_size(result.bytes)

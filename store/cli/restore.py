@@ -75,6 +75,7 @@ def restore(args: "argparse.Namespace") -> None:
 
     from store.cli.progress_bar import make_progress, write_line
     from store.operations.restore.place import restore_path
+    from store.operations.restore.request import RestoreOptions
 
     if args.target == STDOUT and not has_stdout():
         raise InvalidName("standard output is closed; name another target")
@@ -86,12 +87,14 @@ def restore(args: "argparse.Namespace") -> None:
             contents,
             args.archive,
             args.target,
+            RestoreOptions(
+                overwrite=args.overwrite,
+                ignore_ownership=args.ignore_ownership,
+                skip_zeros=args.skip_zeros,
+                progress=make_progress(quiet=args.quiet),
+                on_warning=lambda text: write_line(f"warning: {text}"),
+            ),
             patterns=args.pattern,
-            overwrite=args.overwrite,
-            ignore_ownership=args.ignore_ownership,
-            skip_zeros=args.skip_zeros,
-            progress=make_progress(quiet=args.quiet),
-            on_warning=lambda text: write_line(f"warning: {text}"),
         )
     if args.quiet:
         return

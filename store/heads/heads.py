@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from store.backends.base import storage_error
-from store.backends.local_locks import HeldLocks
-from store.backends.lock_files import HeldLockFile, LockFiles
+from store.backends.local.lock_files import HeldLockFile, LockFiles
+from store.backends.local.locks import HeldLocks
 from store.datastore.archives import ChunkCache
 from store.datastore.chunk_cache import cache_over
 from store.datastore.datastore import Datastore

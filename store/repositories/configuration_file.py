@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from store.backends.base import storage_error
+from store.backends.s3_settings import S3_SCHEME
 from store.errors import InvalidName, PermissionDenied, StoreError
 from store.repositories.option_kinds import LIST
 from store.repositories.options import BY_NAME, Given, Layer, Option, Repository
-from store.repositories.repository_url import S3_SCHEME, is_name, parse_url
+from store.repositories.repository_url import is_name, parse_url
 
 MAX_SIZE = 1 << 20
 TABLES = ("repository", "defaults")

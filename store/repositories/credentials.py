@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from store.backends.base import storage_error
+from store.backends.s3_settings import S3_SCHEME
 from store.errors import InvalidName, PermissionDenied
-from store.repositories.repository_url import S3_SCHEME
 from store.repositories.secret_sources import (
     check_private,
     first_line,

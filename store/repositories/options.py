@@ -8,11 +8,12 @@ the commands (`--cache-size 64G`), a mount option (`-o cache-size=64G`) and a va
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from store.backends.s3_settings import S3_SCHEME, S3Settings
 from store.datastore.memory import DEFAULT_MEMORY
 from store.errors import InvalidName
 from store.repositories import option_kinds as kinds
-from store.repositories.repository_url import S3_SCHEME
 
+NOTHING_SAID = S3Settings()
 DEFAULT_CACHE_BYTES = 10 << 30
 DEFAULT_RETRY_FOR_S = 300.0  # in a bucket; a directory answers or does not
 DEFAULT_OPEN_FOR_S = 30.0  # until it has answered once: the endpoint may be a wrong one
@@ -58,7 +59,9 @@ class Option(NamedTuple):
 
 
 def _s3(name: str, kind: kinds.Kind, text: str, field: str = "", **options: Any) -> Option:  # noqa: ANN401
-    return Option(name, field or name.replace("-", "_"), kind, text, is_s3=True, **options)
+    field = field or name.replace("-", "_")
+    default = getattr(NOTHING_SAID, field, None)
+    return Option(name, field, kind, text, is_s3=True, default=default, **options)
 
 
 def _secret(name: str, kind: kinds.Kind, text: str, *, is_secret: bool = False) -> Option:
@@ -91,11 +94,11 @@ OPTIONS = (
         "keys and region from ~/.aws/config",
         excludes=SECRET_FORMS | {"access-key"},
     ),
-    _s3("conditional-put", kinds.BOOLEAN, "the server honours If-None-Match", default=True),
-    _s3("take-over", kinds.BOOLEAN, "write although a PBS uses the bucket", default=False),
-    _s3("connections", kinds.POSITIVE, "requests at once", default=16),
-    _s3("connect-timeout", kinds.TIMEOUT, "to connect", "connect_timeout_s", default=10.0),
-    _s3("read-timeout", kinds.TIMEOUT, "for a piece of an answer", "read_timeout_s", default=60.0),
+    _s3("conditional-put", kinds.BOOLEAN, "the server honours If-None-Match"),
+    _s3("take-over", kinds.BOOLEAN, "write although a PBS uses the bucket"),
+    _s3("connections", kinds.POSITIVE, "requests at once"),
+    _s3("connect-timeout", kinds.TIMEOUT, "to connect", "connect_timeout_s"),
+    _s3("read-timeout", kinds.TIMEOUT, "for a piece of an answer", "read_timeout_s"),
     Option(
         "retry-for",
         "retry_for_s",

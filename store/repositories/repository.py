@@ -72,7 +72,7 @@ def open_backend(settings: RepositorySettings) -> Backend:
         backend = _open_mirror(settings, opened) if settings.mirrors else _open_site(settings)
         opened.callback(backend.close)
         if settings.cache_directory is not None:
-            from store.backends.cache import Cache
+            from store.backends.cache.backend import Cache
 
             budget = settings.cache_bytes or DEFAULT_CACHE_BYTES
             directory = str(settings.cache_directory)
@@ -83,8 +83,8 @@ def open_backend(settings: RepositorySettings) -> Backend:
 
 def _open_mirror(settings: RepositorySettings, opened: ExitStack) -> Backend:
     """All sites; those that are away are opened later. Raises when there is none."""
-    from store.backends.late import Late
-    from store.backends.mirror import Mirror
+    from store.backends.mirror.backend import Mirror
+    from store.backends.mirror.late import Late
 
     sites: list[Backend] = []
     errors: list[StoreError] = []
@@ -132,7 +132,7 @@ def _open_site(settings: RepositorySettings) -> Backend:
 def _wrap(backend: Backend, settings: RepositorySettings) -> Backend:
     """`Retry(Limit(storage))`: limits hold for what is repeated, too."""
     if settings.has_limits:
-        from store.backends.limit import Limit
+        from store.backends.wrappers.limit import Limit
 
         backend = Limit(
             backend,
@@ -143,7 +143,7 @@ def _wrap(backend: Backend, settings: RepositorySettings) -> Backend:
         )
     retry_for_s = _retry_for_s(settings)
     if retry_for_s:
-        from store.backends.retry import Retry
+        from store.backends.wrappers.retry import Retry
 
         open_for_s = DEFAULT_OPEN_FOR_S if settings.retry_for_s is None else None
         backend = Retry(backend, retry_for_s=retry_for_s, open_for_s=open_for_s)
@@ -171,12 +171,12 @@ def local_backend(path: Path) -> Backend:
 
     Read-only on an NFS mount whose locks do not reach other hosts.
     """
-    from store.backends.local_nfs import NfsBackend, open_directory
+    from store.backends.local.nfs import NfsBackend, open_directory
 
     known = find_datastore(str(path))
     backend = open_directory(str(path), pbs_lock_directory=known.lock_directory if known else None)
     if isinstance(backend, NfsBackend) and backend.why_no_locks:
-        from store.backends.read_only import ReadOnly
+        from store.backends.wrappers.read_only import ReadOnly
 
         return ReadOnly(backend, backend.why_no_locks)
     return backend

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
+from store.backends.s3_settings import S3_SCHEME
 from store.errors import InvalidName
 from store.names import SAFE_ID
 
 FILE_SCHEME = "file://"
-S3_SCHEME = "s3://"
 SCHEME = re.compile(r"([a-z][a-z0-9+.\-]*)://")
 SUPPORTED = "use /path, s3://bucket/datastore or a configured name"
 

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from store.backends.base import storage_error
+from store.backends.s3_settings import S3_SCHEME, S3Settings
 from store.datastore.memory import DEFAULT_MEMORY
 from store.datastore.xdg import cache_home
 from store.errors import InvalidName, PermissionDenied
@@ -15,12 +16,10 @@ from store.repositories.options import (
     BY_NAME,
     OPTIONS,
     SECRET_FORMS,
-    SECRET_SOURCES,
     Given,
     Repository,
     label,
 )
-from store.repositories.repository_url import S3_SCHEME
 from store.repositories.secret_sources import check_private
 
 if TYPE_CHECKING:
@@ -28,10 +27,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class RepositorySettings:
+class RepositorySettings(S3Settings):
     """A repository with all that is to be known to open it.
 
-    Bytes, seconds, bytes and requests a second. None is "not given": S3Config has its defaults.
+    Bytes, seconds, bytes and requests a second.
 
     Attributes:
         url: an absolute path, or `s3://bucket/datastore`.
@@ -43,22 +42,8 @@ class RepositorySettings:
 
     url: str
     name: str | None = None
-    endpoint: str | None = None
-    region: str | None = None
-    path_style: bool | None = None
-    ca_file: Path | None = None
-    fingerprint: str | None = None
-    access_key: str | None = None
-    secret_key: str | None = field(default=None, repr=False)
     secret_key_file: Path | None = None
     secret_key_cmd: str | None = None
-    session_token: str | None = field(default=None, repr=False)
-    profile: str | None = None
-    conditional_put: bool | None = None
-    take_over: bool | None = None
-    connections: int | None = None
-    connect_timeout_s: float | None = None
-    read_timeout_s: float | None = None
     retry_for_s: float | None = None
     read_bytes_s: int | None = None
     write_bytes_s: int | None = None
@@ -106,17 +91,16 @@ class RepositorySettings:
         from store.backends.s3.config import S3Config
 
         bucket, datastore = S3Config.parse_url(self.url)
-        names = (o.field for o in OPTIONS if o.is_s3 and o.name not in SECRET_SOURCES)
-        fields = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return S3Config(bucket, datastore, **fields)
+        said = {one.name: getattr(self, one.name) for one in fields(S3Settings)}
+        return S3Config(bucket, datastore, **said)
 
     def encode(self) -> dict[str, Any]:
-        """As JSON: the options' texts by name, secrets included."""
+        """As JSON: by name the texts of options that are not as usual, secrets included."""
         values = ((option, getattr(self, option.field)) for option in OPTIONS)
         texts = {
             option.name: option.kind.format(value)
             for option, value in values
-            if value is not None and option.kind is not kinds.LIST
+            if value != option.default and option.kind is not kinds.LIST
         }
         mirrors = [mirror.encode() for mirror in self.mirrors]
         return {"url": self.url, "name": self.name, "options": texts, "mirrors": mirrors}
@@ -148,8 +132,8 @@ def make_settings(
         there, missing = (secrets[0], "access-key") if secrets else ("access-key", "secret-key")
         what = f"{label(there, options[there])} without {missing}"
         raise InvalidName(f"{what}; give both or neither")
-    fields = {BY_NAME[option].field: given.value for option, given in options.items()}
-    return RepositorySettings(url, repository.name, **{**fields, "mirrors": mirrors})
+    said = {BY_NAME[option].field: given.value for option, given in options.items()}
+    return RepositorySettings(url, repository.name, **{**said, "mirrors": mirrors})
 
 
 def applicable(repository: Repository) -> dict[str, Given]:

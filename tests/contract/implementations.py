@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from store.backends.base import Backend
-from store.backends.cache import Cache
-from store.backends.limit import Limit
+from store.backends.cache.backend import Cache
 from store.backends.memory import MemoryBackend
-from store.backends.mirror import Mirror
-from store.backends.retry import Retry
+from store.backends.mirror.backend import Mirror
 from store.backends.s3.backend import S3Backend
+from store.backends.wrappers.limit import Limit
+from store.backends.wrappers.retry import Retry
 from tests.fakes.clock import FakeClock
 from tests.fakes.datastores import bare_backend, nfs_backend
 from tests.fakes.faults import Fault, PlannedFaults, seeded_faults

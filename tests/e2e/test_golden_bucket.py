@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from store.backends.read_only import ReadOnly
 from store.backends.s3.backend import S3Backend, create_s3, open_s3
 from store.backends.s3.config import S3Config
+from store.backends.wrappers.read_only import ReadOnly
 from store.datastore.archives import SnapshotReader
 from store.datastore.chunk_cache import ChunkCache
 from store.datastore.datastore import Datastore

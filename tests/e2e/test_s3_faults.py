@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from store.backends.s3 import client as s3_client
-from store.backends.s3.access import Access
 from store.backends.s3.backend import S3Backend
+from store.backends.s3.http import client as s3_client
+from store.backends.s3.http.access import Access
 from store.datastore.datastore import Datastore
 from store.errors import BackendError, OutOfSpace, PermissionDenied, StoreError
 from store.names import Snapshot

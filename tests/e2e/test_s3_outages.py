@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from store.backends.cache import Cache
-from store.backends.mirror import Mirror
+from store.backends.cache.backend import Cache
+from store.backends.mirror.backend import Mirror
 from store.backends.s3.backend import S3Backend
 from store.datastore.datastore import Datastore
 from store.errors import BackendError, IntegrityError

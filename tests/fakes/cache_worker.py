@@ -6,7 +6,7 @@ Prints a dot for each read, and ends with 1 at the first wrong byte.
 import random
 import sys
 
-from store.backends.cache import Cache
+from store.backends.cache.backend import Cache
 from tests.fakes.chunks import ChunkSource, chunk
 
 CHUNKS = [chunk(number, 1000 * (number % 40)) for number in range(150)]

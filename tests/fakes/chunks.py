@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from store.backends.memory import MemoryBackend
-from store.backends.wrapper import Wrapper
+from store.backends.wrappers.wrapper import Wrapper
 from store.format.blob import encode_blob
 from store.format.crypt import chunk_digest
 

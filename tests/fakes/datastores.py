@@ -4,9 +4,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from store.backends.base import Backend
-from store.backends.local import LocalBackend
-from store.backends.local_mount import NfsMount
-from store.backends.local_nfs import NfsBackend, open_directory
+from store.backends.local.backend import LocalBackend
+from store.backends.local.nfs import NfsBackend, open_directory
+from store.backends.local.nfs_mount import NfsMount
 from store.datastore.datastore import Datastore
 from store.format.blob import encode_blob, encode_blob_parts
 from store.format.crypt import chunk_digest

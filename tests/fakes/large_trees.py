@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-from store.backends.local_nfs import open_directory
+from store.backends.local.nfs import open_directory
 from store.datastore.datastore import Datastore
 from store.format.catalog import CatalogWriter
 from store.format.crypt import CryptConfig

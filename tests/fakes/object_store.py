@@ -7,7 +7,7 @@ from typing import Any
 
 from store.backends.base import Listed, ObjectStat, Walked
 from store.backends.memory import MemoryBackend
-from store.backends.wrapper import Wrapper
+from store.backends.wrappers.wrapper import Wrapper
 from store.datastore.datastore import Datastore
 from store.errors import BackendError
 from store.format.buffer import Buffer

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from store.backends.base import MAX_READ
 from store.backends.s3.backend import S3Backend
-from store.backends.s3.client import Head, Listed, Page
 from store.backends.s3.config import S3Config
+from store.backends.s3.http.client import Head, Listed, Page
 from store.backends.s3.keys import OURS
-from store.backends.s3.locks import Leases
+from store.backends.s3.locks.leases import Leases
 from store.errors import AlreadyExists, NotFound
 from store.format.buffer import Buffer
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from store.backends.base import Listed, Lock, ObjectStat, Walked
 from store.backends.memory import MemoryBackend
-from store.backends.wrapper import Wrapper
+from store.backends.wrappers.wrapper import Wrapper
 from store.errors import BackendError, PermissionDenied, StoreError
 from store.format.buffer import Buffer
 

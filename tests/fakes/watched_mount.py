@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from fsgateway.mount import MountRequest, serve  # noqa: E402
 from fsgateway.options import parse_options  # noqa: E402
-from store.backends.local import LocalBackend  # noqa: E402
+from store.backends.local.backend import LocalBackend  # noqa: E402
 from store.errors import BackendError  # noqa: E402
 from store.repositories.repository import open_datastore  # noqa: E402
 

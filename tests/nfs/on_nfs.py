@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from store.backends import local_reading
-from store.backends.local import LocalBackend
-from store.backends.local_nfs import NfsBackend, open_directory
+from store.backends.local import reading
+from store.backends.local.backend import LocalBackend
+from store.backends.local.nfs import NfsBackend, open_directory
 from store.datastore.datastore import Datastore
 from store.errors import Locked, NotFound, PermissionDenied
 from store.format.blob import encode_blob
@@ -116,7 +116,7 @@ def test_what_a_pbs_on_another_host_is_writing_is_not_removed(client: Path, name
 
 COUNTER = """
 import sys
-from store.backends.local_nfs import open_directory
+from store.backends.local.nfs import open_directory
 backend = open_directory(sys.argv[1])
 for _ in range(int(sys.argv[2])):
     with backend.lock("host/web01", (), exclusive=True, timeout_s=120) as lock:
@@ -206,7 +206,7 @@ def test_a_lock_that_the_server_forgot_is_noticed(name: str) -> None:
 
 WRITER = """
 import sys
-from store.backends.local_nfs import open_directory
+from store.backends.local.nfs import open_directory
 from store.datastore.datastore import Datastore
 from tests.fakes.datastores import ROOT, snapshot
 with Datastore("x", open_directory(sys.argv[1])).begin_snapshot(ROOT, snapshot(1)) as writer:
@@ -267,7 +267,7 @@ def test_a_file_replaced_while_it_is_read(
             raise
         return seen[-1]  # type: ignore[return-value]
 
-    monkeypatch.setattr(local_reading.os, "read", read)
+    monkeypatch.setattr(reading.os, "read", read)
     found = here.read("manifest")
     if client == NFS3:
         assert seen == [errno.ESTALE, b"new"]

@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 from store.backends.base import Backend, Listed, Lock, ObjectStat, OneCopy, Space, Walked
 from store.backends.chunks import max_read
-from store.backends.read_only import ReadOnly
-from store.backends.s3.client import S3Client
-from store.backends.s3.config import S3_SCHEME, S3Config
+from store.backends.s3.config import S3Config
+from store.backends.s3.http.client import S3Client
 from store.backends.s3.keys import CHUNKS, IN_USE, OURS, Keys, check_name, is_namespaces
-from store.backends.s3.locks import Leases
+from store.backends.s3.locks.leases import Leases
 from store.backends.s3.marker import foreign_holder, make_marker
 from store.backends.s3.temporary import S3TemporaryFile
+from store.backends.s3_settings import S3_SCHEME
+from store.backends.wrappers.read_only import ReadOnly
 from store.errors import AlreadyExists, NotFound
 from store.format.blob import encode_blob_parts
 from store.format.buffer import Buffer

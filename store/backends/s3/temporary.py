@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from mmap import PROT_READ, mmap
 
 from store.backends.base import storage_error
-from store.backends.local_files import FileWriter, LocalTemporaryFile
+from store.backends.local.writing import FileWriter, LocalTemporaryFile
 from store.format.buffer import Buffer
 
 

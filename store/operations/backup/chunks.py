@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from store.backends.base import Backend
 from store.backends.turns import turn_for
 from store.datastore.chunk_store import ChunkStore
 from store.datastore.memory import Memory
@@ -68,13 +68,13 @@ class ChunkWriter:
 
     def encode(self, plain: Buffer) -> "EncodedChunk":
         """The first half of `store`, after which `plain` may change."""
-        with turn_for(self._store.backend):
+        with turn_for(self.backend):
             digest = chunk_digest(plain, self.key)
         bad = self._look_again(digest, plain) if digest in self._damaged else None
         if self.touch(digest, sure=False):
             return EncodedChunk(digest, len(plain), None, None)
         iv = os.urandom(16) if self.key else None
-        with turn_for(self._store.backend):
+        with turn_for(self.backend):
             header, body = encode_blob_parts(plain, self.key, iv=iv)
         return EncodedChunk(
             digest, len(plain), (header, bytes(body) if body is plain else body), bad
@@ -95,9 +95,18 @@ class ChunkWriter:
         self._trust(chunk.digest)
 
     def workers(self, name: str) -> Workers:
-        """Threads to store chunks with, as many as the storage and the memory are good for."""
-        backend = self._store.backend
-        return Workers(backend, worker_count(backend, self.memory, AVERAGE), name)
+        """Threads to store chunks with."""
+        return Workers(self.backend, self.worker_count, name)
+
+    @property
+    def backend(self) -> Backend:
+        """Where the chunks go."""
+        return self._store.backend
+
+    @property
+    def worker_count(self) -> int:
+        """How many threads the storage and the memory are good for."""
+        return worker_count(self.backend, self.memory, AVERAGE)
 
     def touch(self, digest: Digest, *, sure: bool = True) -> bool:
         """Keep a chunk that is in the datastore; False when it is not, or known to be damaged.
@@ -140,29 +149,18 @@ class ChunkWriter:
             self.stored_bytes += stored
 
 
-class ChunkPool:
-    """Worker threads and the bytes they may hold; left as Workers are."""
+class ChunkPool(Workers):
+    """Workers that store chunks, and the bytes they may hold."""
 
     def __init__(self, chunks: ChunkWriter) -> None:
+        super().__init__(chunks.backend, chunks.worker_count, "chunk")
         self._chunks = chunks
-        self._workers = chunks.workers("chunk")
         self._free = self._limit = chunks.memory.in_flight
         self._lock = threading.Lock()  # an interrupt may not leave it taken, as a Condition's could
         self._room = threading.Condition(self._lock)
         self._failed: BaseException | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._workers.__exit__(kind, error, trace)
-
-    def submit(self, plain: bytes) -> "Future[Digest]":
+    def store(self, plain: bytes) -> "Future[Digest]":
         """Queue one chunk; blocks while too many bytes are in flight.
 
         Raises what a worker raised.
@@ -173,9 +171,9 @@ class ChunkPool:
             if self._failed:
                 raise self._failed
             self._free -= size
-        return self._workers.submit(self._store, [plain], size)
+        return self.submit(self._store_one, [plain], size)
 
-    def _store(self, plain: list[bytes], size: int) -> Digest:
+    def _store_one(self, plain: list[bytes], size: int) -> Digest:
         """One chunk, which is out of its list, and of memory, while it is sent.
 
         An OSError may not leave here: the walk takes those for its files'.
@@ -215,7 +213,7 @@ class IndexedSink:
     def emit(self, plain: bytes) -> None:
         """Take the next chunk of the stream. Raises what an earlier chunk's worker raised."""
         self._end += len(plain)
-        self._pending.append((self._end, self._pool.submit(plain)))
+        self._pending.append((self._end, self._pool.store(plain)))
         self._settle_ready()
 
     def emit_known(self, chunks: Sequence[tuple[Digest, int]]) -> None:

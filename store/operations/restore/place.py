@@ -1,7 +1,7 @@
 """Restoring a part of a tree, or of a disk: from any directory of any FileTree."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from store.datastore.archives import SnapshotReader
@@ -15,11 +15,11 @@ from store.operations.browse.cat import read_file
 from store.operations.browse.contents import IMAGE, INSIDE, SnapshotContents, spot_of
 from store.operations.restore.archive import TreeRestore
 from store.operations.restore.problems import Warnings
-from store.operations.restore.run import STDOUT, RestoreResult, restore_archive
+from store.operations.restore.request import AS_USUAL, RestoreOptions, RestoreResult
+from store.operations.restore.run import STDOUT, restore_archive
 from store.operations.restore.selection import Everything, Selection, Takes
 from store.operations.restore.target import check_target, tree_target
 from store.operations.restore.writing import new_file, write_all
-from store.progress import SILENT, Progress
 from store.trees.base import FileTree
 from store.trees.paths import Spot
 
@@ -30,19 +30,16 @@ def restore_tree(
     top: Spot,
     target: str,
     selection: Takes,
+    options: RestoreOptions = AS_USUAL,
     *,
     name: str,
-    overwrite: bool = False,
-    ignore_ownership: bool = False,
-    progress: Progress = SILENT,
-    on_warning: Callable[[str], None] = lambda _text: None,
 ) -> RestoreResult:
     """Restore what a selection takes below a directory of a tree.
 
     Args:
         reader: the snapshot that the tree is from.
         top: the directory that becomes `target`; the paths of the selection begin there.
-        name: of the archive, for messages. The others: as `restore_archive`.
+        name: of the archive, for messages.
 
     Raises as `restore_archive`; NotFound also when nothing is taken.
     """
@@ -51,11 +48,9 @@ def restore_tree(
         raise InvalidName(f"{name}: a tree needs a directory to be restored to, not a stream")
     if top.entry.kind is not EntryKind.DIRECTORY:
         raise InvalidName(f"{name}: what is restored as a tree must be a directory")
-    warnings = Warnings(on_warning)
+    warnings, progress = Warnings(options.on_warning), options.progress
     with (
-        tree_target(
-            target, name, warnings, overwrite=overwrite, ignore_ownership=ignore_ownership
-        ) as (writer, created),
+        tree_target(target, name, warnings, options) as (writer, created),
         _workers(reader) as workers,
     ):
         progress.start(None, "B")
@@ -79,30 +74,17 @@ def restore_path(
     contents: SnapshotContents,
     path: str,
     target: str,
+    options: RestoreOptions = AS_USUAL,
     *,
     patterns: Sequence[str] = (),
-    overwrite: bool = False,
-    ignore_ownership: bool = False,
-    skip_zeros: bool = False,
-    progress: Progress = SILENT,
-    on_warning: Callable[[str], None] = lambda _text: None,
 ) -> RestoreResult:
     """Restore an archive or, in one, a directory into a directory or a file's content into a file.
 
     The arguments, and what it raises: `restore_archive`.
     """
     if "/" not in path.strip("/") and not path.endswith(f"{IMAGE}{INSIDE}"):
-        return restore_archive(
-            contents.reader,
-            path.strip("/"),
-            target,
-            patterns=patterns,
-            overwrite=overwrite,
-            ignore_ownership=ignore_ownership,
-            skip_zeros=skip_zeros,
-            progress=progress,
-            on_warning=on_warning,
-        )
+        archive = path.strip("/")
+        return restore_archive(contents.reader, archive, target, options, patterns=patterns)
     place = contents.locate(path)
     assert place.tree is not None
     spot = spot_of(place)
@@ -113,15 +95,12 @@ def restore_path(
             spot,
             target,
             Selection(patterns) if patterns else Everything(),
+            options,
             name=place.archive,
-            overwrite=overwrite,
-            ignore_ownership=ignore_ownership,
-            progress=progress,
-            on_warning=on_warning,
         )
     if patterns:
         raise InvalidName(f"{place}: is a file, patterns are for directories")
-    size = _restore_file(contents, path, target, overwrite=overwrite)
+    size = _restore_file(contents, path, target, overwrite=options.overwrite)
     return RestoreResult(place.archive, target, 1, size, 0)
 
 

@@ -3,9 +3,8 @@
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,43 +20,22 @@ from store.operations.restore.image import (
     restore_image_to_stream,
 )
 from store.operations.restore.problems import Warnings, target_error
+from store.operations.restore.request import AS_USUAL, RestoreOptions, RestoreResult
 from store.operations.restore.selection import Selection
 from store.operations.restore.target import check_target, tree_target
-from store.operations.restore.tree import TreeWriter
 from store.operations.restore.writing import new_file, write_all
-from store.progress import SILENT, Progress
 
 STDOUT = "-"
 Target = str | os.PathLike[str] | BinaryIO
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreResult:
-    """What a restore did.
-
-    entries: inodes created in a tree, directories included; 1 for an image or blob.
-    bytes: of content.
-    warnings: how many were passed to `on_warning`.
-    """
-
-    archive: str
-    target: str
-    entries: int
-    bytes: int
-    warnings: int
 
 
 def restore_archive(
     reader: SnapshotReader,
     archive: str,
     target: Target,
+    options: RestoreOptions = AS_USUAL,
     *,
     patterns: Sequence[str] = (),
-    overwrite: bool = False,
-    ignore_ownership: bool = False,
-    skip_zeros: bool = False,
-    progress: Progress = SILENT,
-    on_warning: Callable[[str], None] = lambda _text: None,
 ) -> RestoreResult:
     """Restore one archive.
 
@@ -68,10 +46,7 @@ def restore_archive(
             file that does not exist unless `overwrite`, a block device, a binary stream, or "-" for
             standard output.
         patterns: of a tree, only what these take (see selection.py); its parents come along with
-        their metadata. overwrite: replace existing files; merge into existing directories.
-        ignore_ownership: leave everything to the user who restores. skip_zeros: on a block device,
-        do not write zero chunks: it is known to be zero there. progress: in bytes of the archive.
-        on_warning: gets one line for each thing that could not be kept as it was.
+        their metadata.
 
     Raises:
         NotFound: no such archive, or nothing in it matches. InvalidName: a target or option that
@@ -85,49 +60,33 @@ def restore_archive(
     """
     share_arenas()
     name = archive_name(reader, archive)
-    warnings = Warnings(on_warning)
     if name.endswith(".pxar"):
-        writer = _restore_tree(
-            reader,
-            name,
-            target,
-            patterns,
-            warnings,
-            progress,
-            overwrite=overwrite,
-            ignore_ownership=ignore_ownership,
-        )
-        return RestoreResult(name, str(target), writer.entries, writer.bytes, warnings.count)
+        return _restore_tree(reader, name, target, options, patterns)
     if patterns:
         raise InvalidName(f"{name}: patterns are for trees (.pxar) only")
     if name.endswith(".img"):
         image = reader.open_image(name)
-        _restore_image(image, target, progress, overwrite=overwrite, skip_zeros=skip_zeros)
-        return RestoreResult(name, str(target), 1, image.size, warnings.count)
+        _restore_image(image, target, options)
+        return RestoreResult(name, str(target), 1, image.size, 0)
     blob = reader.read_blob(name)
-    _restore_blob(blob, target, overwrite=overwrite)
-    return RestoreResult(name, str(target), 1, len(blob), warnings.count)
+    _restore_blob(blob, target, overwrite=options.overwrite)
+    return RestoreResult(name, str(target), 1, len(blob), 0)
 
 
 def _restore_tree(
     reader: SnapshotReader,
     name: str,
     target: Target,
+    options: RestoreOptions,
     patterns: Sequence[str],
-    warnings: Warnings,
-    progress: Progress,
-    *,
-    overwrite: bool,
-    ignore_ownership: bool,
-) -> TreeWriter:
+) -> RestoreResult:
     if target == STDOUT or not isinstance(target, str | os.PathLike):
         raise InvalidName(f"{name}: a tree needs a directory to be restored to, not a stream")
     selection = Selection(patterns) if patterns else None
+    warnings, progress = Warnings(options.on_warning), options.progress
     metadata, payload = reader.open_streams(name)
     with (
-        tree_target(
-            target, name, warnings, overwrite=overwrite, ignore_ownership=ignore_ownership
-        ) as (writer, created),
+        tree_target(target, name, warnings, options) as (writer, created),
         metadata.workers() as workers,
     ):
         progress.start(None if selection else (payload or metadata).size, "B")
@@ -141,24 +100,23 @@ def _restore_tree(
                 restore.restore_all(metadata, payload)
         finally:
             progress.done()
-    return writer
+    return RestoreResult(name, str(target), writer.entries, writer.bytes, warnings.count)
 
 
-def _restore_image(
-    image: IndexedStream, target: Target, progress: Progress, *, overwrite: bool, skip_zeros: bool
-) -> None:
+def _restore_image(image: IndexedStream, target: Target, options: RestoreOptions) -> None:
+    progress = options.progress
     stream = _as_stream(target)
     if stream is not None:
         restore_image_to_stream(image, stream, "output", progress)
         return
     path = _as_path(target)
     if is_block_device(path):
-        restore_image_to_device(image, path, progress, skip_zeros=skip_zeros)
+        restore_image_to_device(image, path, progress, skip_zeros=options.skip_zeros)
     elif _is_stream_file(path):
         with _open_stream_file(path) as output:
             restore_image_to_stream(image, output, str(path), progress)
     else:
-        restore_image_to_file(image, path, progress, overwrite=overwrite)
+        restore_image_to_file(image, path, progress, overwrite=options.overwrite)
 
 
 def _restore_blob(blob: bytes, target: Target, *, overwrite: bool) -> None:

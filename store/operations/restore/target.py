@@ -9,17 +9,13 @@ from pathlib import Path
 from store.errors import AlreadyExists, FormatError, InvalidName, StoreError
 from store.operations.restore.attributes import Attributes
 from store.operations.restore.problems import Warnings, target_error
+from store.operations.restore.request import RestoreOptions
 from store.operations.restore.tree import LOST_AND_FOUND, TreeWriter
 
 
 @contextmanager
 def tree_target(
-    target: str | os.PathLike[str],
-    name: str,
-    warnings: Warnings,
-    *,
-    overwrite: bool,
-    ignore_ownership: bool,
+    target: str | os.PathLike[str], name: str, warnings: Warnings, options: RestoreOptions
 ) -> Iterator[tuple[TreeWriter, bool]]:
     """Open a directory, absent or empty unless `overwrite`; yields its writer, and if it is new.
 
@@ -29,9 +25,9 @@ def tree_target(
     Raises InvalidName, AlreadyExists, SourceError, PermissionDenied.
     """
     check_target(target)
-    root, created = _open_directory(Path(target), overwrite=overwrite)
-    attributes = Attributes(warnings, ignore_ownership=ignore_ownership)
-    writer = TreeWriter(root, attributes, warnings, overwrite=overwrite)
+    root, created = _open_directory(Path(target), overwrite=options.overwrite)
+    attributes = Attributes(warnings, ignore_ownership=options.ignore_ownership)
+    writer = TreeWriter(root, attributes, warnings, overwrite=options.overwrite)
     try:
         yield writer, created
     except StoreError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from store.backends.local import LocalBackend
+from store.backends.local.backend import LocalBackend
 from store.errors import ChunkMissing, Locked, OutOfSpace, PermissionDenied
 from store.repositories.settings import RepositorySettings
 from tests.fakes.datastores import bare_backend

@@ -8,7 +8,7 @@ import pytest
 from fsgateway.tree import Directory, NamespaceNode, TreeNode
 from fsgateway.view import View
 from fsgateway.views import show_views
-from store.backends.local_nfs import open_directory
+from store.backends.local.nfs import open_directory
 from store.datastore.datastore import Datastore
 from store.format.crypt import CryptConfig
 from store.format.keys import KeyFile

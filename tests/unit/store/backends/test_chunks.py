@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from store.backends.chunks import MAX_CHUNK_BYTES
-from store.backends.local import LocalBackend
+from store.backends.local.backend import LocalBackend
 from store.backends.s3.backend import S3Backend
 from store.backends.s3.config import S3Config
 from store.errors import FormatError

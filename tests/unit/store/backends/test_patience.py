@@ -6,7 +6,7 @@ import pytest
 
 from store.backends import patience
 from store.backends.memory import MemoryBackend
-from store.backends.retry import Retry
+from store.backends.wrappers.retry import Retry
 from store.errors import BackendError, Locked
 from tests.fakes.clock import FakeClock
 

@@ -57,7 +57,7 @@ def test_a_head_in_use(vaultway: Vaultway, place: Path) -> None:
 
 
 def local_datastore_again(place: Path):  # type: ignore[no-untyped-def] # noqa: ANN201
-    from store.backends.local_nfs import open_directory
+    from store.backends.local.nfs import open_directory
     from store.datastore.datastore import Datastore
 
     return Datastore("vault", open_directory(str(place / "vault")))

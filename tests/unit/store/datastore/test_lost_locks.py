@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from store.backends.retry import Retry
+from store.backends.wrappers.retry import Retry
 from store.datastore.datastore import Datastore
 from store.datastore.snapshots import SnapshotWriter
 from store.errors import BackendError, InvalidName, Locked, NotFound

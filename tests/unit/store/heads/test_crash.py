@@ -135,7 +135,7 @@ class Child:
 
 
 def local_datastore_again(place: Path) -> Any:
-    from store.backends.local_nfs import open_directory
+    from store.backends.local.nfs import open_directory
     from store.datastore.datastore import Datastore
 
     return Datastore("vault", open_directory(str(place / "vault")))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from store.backends.base import Backend
 from store.backends.memory import MemoryBackend
-from store.backends.read_only import ReadOnly
-from store.backends.wrapper import Wrapper
+from store.backends.wrappers.read_only import ReadOnly
+from store.backends.wrappers.wrapper import Wrapper
 from store.errors import BackendError, PermissionDenied
 from store.format import chunker
 from store.format.buffer import Buffer

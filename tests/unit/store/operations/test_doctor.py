@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from store.backends.memory import MemoryBackend
-from store.backends.wrapper import Wrapper
+from store.backends.wrappers.wrapper import Wrapper
 from store.datastore.chunk_store import ChunkStore
 from store.datastore.datastore import Datastore
 from store.errors import BackendError, FormatError, WrongKey

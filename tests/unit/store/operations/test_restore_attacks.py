@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from store.errors import AlreadyExists, FormatError, OutOfSpace, StoreError
-from store.operations.restore import restore_archive
+from store.operations.restore import RestoreOptions, restore_archive
 from store.operations.restore import tree as tree_module
 from store.operations.restore.writing import write_sparse
 from tests.unit.store.operations.handmade import (
@@ -57,7 +57,9 @@ def facts(folder: Path) -> list[tuple[Any, ...]]:
 
 
 def attack(target: Path, *children: bytes, overwrite: bool = False) -> None:
-    restore_archive(tree(archive(*children)), "root.pxar", str(target), overwrite=overwrite)
+    restore_archive(
+        tree(archive(*children)), "root.pxar", str(target), RestoreOptions(overwrite=overwrite)
+    )
 
 
 @pytest.fixture
@@ -176,7 +178,7 @@ def test_messages_stay_one_line(target: Path) -> None:
 
 def test_setuid_only_for_its_recorded_owner(target: Path) -> None:
     reader = tree(archive(file(b"f", mode=0o106755)))
-    restore_archive(reader, "root.pxar", str(target), ignore_ownership=True)
+    restore_archive(reader, "root.pxar", str(target), RestoreOptions(ignore_ownership=True))
     mode = stat.S_IMODE((target / "f").stat().st_mode)
     assert mode == (0o6755 if (os.geteuid(), os.getegid()) == (0, 0) else 0o755)
 

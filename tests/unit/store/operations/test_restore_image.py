@@ -15,8 +15,8 @@ from store.errors import (
     OutOfSpace,
     StoreError,
 )
+from store.operations.restore import RestoreOptions, restore_archive
 from store.operations.restore import image as image_module
-from store.operations.restore import restore_archive
 from store.operations.restore.image import restore_image_to_device
 from store.progress import SILENT
 from tests.unit.store.operations.handmade import Snapshot, Stream
@@ -67,7 +67,7 @@ class TestImageToFile:
     def test_is_sparse_and_right(self, reader: Any, tmp_path: Path) -> None:
         progress = Counted()
         target = tmp_path / "disk.raw"
-        result = restore_archive(reader, "disk.img", str(target), progress=progress)
+        result = restore_archive(reader, "disk.img", str(target), RestoreOptions(progress=progress))
         assert target.read_bytes() == IMAGE
         assert target.stat().st_blocks * 512 < len(IMAGE) - 10 * CHUNK
         assert (progress.total, progress.done_bytes) == (len(IMAGE), len(IMAGE))
@@ -93,7 +93,9 @@ class TestImageToFile:
 
         progress = Interrupted()
         with pytest.raises(KeyboardInterrupt):
-            restore_archive(reader, "disk.img", str(tmp_path / "disk"), progress=progress)
+            restore_archive(
+                reader, "disk.img", str(tmp_path / "disk"), RestoreOptions(progress=progress)
+            )
         assert left(tmp_path) == []
         assert progress.done_bytes < len(IMAGE) // 2
 
@@ -104,9 +106,9 @@ class TestImageToFile:
             restore_archive(reader, "disk.img", str(target))
         assert target.read_bytes() == b"mine"
         with pytest.raises(IntegrityError):
-            restore_archive(reader, "broken.img", str(target), overwrite=True)
+            restore_archive(reader, "broken.img", str(target), RestoreOptions(overwrite=True))
         assert target.read_bytes() == b"mine"
-        restore_archive(reader, "disk.img", str(target), overwrite=True)
+        restore_archive(reader, "disk.img", str(target), RestoreOptions(overwrite=True))
         assert target.read_bytes() == IMAGE
 
     def test_a_file_that_comes_meanwhile_stays(
@@ -237,7 +239,7 @@ class TestBlob:
     def test_to_a_file(self, reader: Any, tmp_path: Path) -> None:
         for _ in range(2):
             result = restore_archive(
-                reader, "qemu-server.conf", str(tmp_path / "a"), overwrite=True
+                reader, "qemu-server.conf", str(tmp_path / "a"), RestoreOptions(overwrite=True)
             )
         assert (tmp_path / "a").read_bytes() == BLOB
         assert (result.archive, result.bytes) == ("qemu-server.conf", len(BLOB))

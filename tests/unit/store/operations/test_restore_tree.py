@@ -18,7 +18,7 @@ from store.errors import (
     StoreError,
 )
 from store.format.pxar.acl import Acl
-from store.operations.restore import RestoreResult, restore_archive
+from store.operations.restore import RestoreOptions, RestoreResult, restore_archive
 from store.operations.restore import tree as tree_module
 from store.operations.restore.tree import TreeWriter
 from store.operations.restore.writing import write_sparse
@@ -51,7 +51,9 @@ def target(tmp_path: Path) -> Path:
 
 def restore(builder: Builder, target: Path, *patterns: str, **options: Any) -> RestoreResult:
     reader = builder.snapshot()
-    return restore_archive(reader, "root.pxar", str(target), patterns=patterns, **options)
+    return restore_archive(
+        reader, "root.pxar", str(target), RestoreOptions(**options), patterns=patterns
+    )
 
 
 def names(directory: Path) -> list[bytes]:
@@ -203,7 +205,9 @@ class TestWhole:
                 os.setresgid(65534, 65534, 65534)
                 os.setresuid(65534, 65534, 65534)
                 warnings: list[str] = []
-                restore_archive(reader, "root.pxar", "t", on_warning=warnings.append)
+                restore_archive(
+                    reader, "root.pxar", "t", RestoreOptions(on_warning=warnings.append)
+                )
                 os.write(writing, "\n".join(warnings).encode())
                 status = 0
             finally:
@@ -522,7 +526,7 @@ class TestFailures:
         for length in (10, 60, 100, 200, 800, len(whole) - 1):
             cut = Snapshot(trees={"root.pxar": (Stream(whole[:length]), None)})
             with pytest.raises(FormatError):
-                restore_archive(cut, "root.pxar", str(target), overwrite=True)  # type: ignore[arg-type]
+                restore_archive(cut, "root.pxar", str(target), RestoreOptions(overwrite=True))  # type: ignore[arg-type]
 
     def test_no_such_archive(self, builder: Builder, target: Path) -> None:
         with pytest.raises(NotFound, match=r"there are root\.pxar"):

@@ -67,7 +67,7 @@ def test_a_repository_with_its_mirrors(tmp_path: Path) -> None:
     assert settings.memory_bytes == 64 << 20
     second, copy = settings.mirrors
     assert (second.name, second.region, second.endpoint) == ("second", "nl", None)
-    assert (copy.url, copy.name, copy.connections) == ("/srv/copy", None, None)
+    assert (copy.url, copy.name, copy.connections) == ("/srv/copy", None, 16)
 
 
 def test_defaults_hold_for_places_without_a_name(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_defaults_hold_for_places_without_a_name(tmp_path: Path) -> None:
     bucket = found.settings(found.choose("s3://other/x"))
     assert (bucket.connections, bucket.memory_bytes) == (32, 128 << 20)
     local = found.settings(found.choose("/srv/vault"))
-    assert (local.connections, local.memory_bytes) == (None, 128 << 20)
+    assert (local.connections, local.memory_bytes) == (16, 128 << 20)
 
 
 def test_precedence(tmp_path: Path) -> None:

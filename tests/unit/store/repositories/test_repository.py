@@ -5,23 +5,25 @@ The storage behind s3:// and the wrappers are stand-ins, which say what they wer
 
 import os
 import stat
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from store.backends import local_nfs
 from store.backends.base import Backend, ObjectStat
-from store.backends.local import LocalBackend
+from store.backends.cache import backend as cache
+from store.backends.local import nfs
+from store.backends.local.backend import LocalBackend
 from store.backends.memory import MemoryBackend
+from store.backends.mirror import backend as mirror
 from store.backends.patience import current
-from store.backends.read_only import ReadOnly
+from store.backends.s3 import backend as s3_module
 from store.backends.s3.config import S3Config
-from store.backends.wrapper import Wrapper
+from store.backends.wrappers import limit, retry
+from store.backends.wrappers.read_only import ReadOnly
+from store.backends.wrappers.wrapper import Wrapper
 from store.datastore.memory import DEFAULT_MEMORY
 from store.errors import BackendError, InvalidName, NotFound, PermissionDenied
 from store.names import Namespace
@@ -63,15 +65,9 @@ class FakeS3(MemoryBackend):
         return self.config.bucket
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **contents: object) -> None:
-    module = ModuleType(f"store.backends.{name}")
-    vars(module).update(contents)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-
-
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> list[FakeS3]:
-    """Everything that is there on other branches; returns the buckets that were opened."""
+    """Storages and wrappers that show how they were made; returns the buckets that were opened."""
 
     class Named(Wrapper):
         def __init__(self, inner: Backend, *arguments: object, **options: object) -> None:
@@ -94,15 +90,11 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> list[FakeS3]:
 
     FakeS3.opened = []
     created: list[Any] = FakeS3.opened
-    stand_in(
-        monkeypatch,
-        "s3.backend",
-        open_s3=lambda config, wrap: wrap(FakeS3(config)),
-        create_s3=lambda config, wrap: created.append(config),
-    )
-    for name in ("Retry", "Limit", "Cache"):
-        stand_in(monkeypatch, name.lower(), **{name: type(name, (Named,), {})})
-    stand_in(monkeypatch, "mirror", Mirror=Mirror)
+    monkeypatch.setattr(s3_module, "open_s3", lambda config, wrap: wrap(FakeS3(config)))
+    monkeypatch.setattr(s3_module, "create_s3", lambda config, wrap: created.append(config))
+    for module, name in ((retry, "Retry"), (limit, "Limit"), (cache, "Cache")):
+        monkeypatch.setattr(module, name, type(name, (Named,), {}))
+    monkeypatch.setattr(mirror, "Mirror", Mirror)
     return FakeS3.opened
 
 
@@ -180,9 +172,7 @@ def test_everything_in_its_order(s3: list[FakeS3], tmp_path: Path) -> None:
 def test_nfs_without_locks_is_read_only(
     options: tuple[str, ...], writes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        local_nfs, "open_directory", lambda path, **_: nfs_backend(Path(path), *options)
-    )
+    monkeypatch.setattr(nfs, "open_directory", lambda path, **_: nfs_backend(Path(path), *options))
     with open_datastore(str(tmp_path)) as datastore:
         assert datastore.list_groups() == []
         if writes:
@@ -250,7 +240,7 @@ def test_a_bucket_is_given_up_soon_where_there_are_mirrors(
         return ReadOnly(FakeS3(config), "held by a PBS")
 
     FakeS3.opened = []
-    stand_in(monkeypatch, "s3.backend", open_s3=open_s3)
+    monkeypatch.setattr(s3_module, "open_s3", open_s3)
     settings = RepositorySettings(BUCKET, mirrors=(RepositorySettings(str(tmp_path)),))
     with open_datastore(settings) as datastore:
         assert given == [OPEN_SITE_S]
@@ -267,7 +257,7 @@ def test_create_in_a_bucket(s3: list[Any]) -> None:
 
 
 def test_create_in_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("store.backends.local_create.CHUNK_DIRECTORIES", 2)
+    monkeypatch.setattr("store.backends.local.create.CHUNK_DIRECTORIES", 2)
     create_datastore(str(tmp_path / "store"))
     with repository.open_datastore(str(tmp_path / "store")) as datastore:
         assert datastore.list_groups() == []

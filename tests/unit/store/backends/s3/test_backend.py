@@ -5,9 +5,9 @@ from mmap import mmap
 
 import pytest
 
-from store.backends.read_only import ReadOnly
 from store.backends.s3.backend import S3Backend, create_s3, open_s3
 from store.backends.s3.config import S3Config
+from store.backends.wrappers.read_only import ReadOnly
 from store.errors import AlreadyExists, BackendError, NotFound, PermissionDenied
 from tests.s3_server import S3Server
 

@@ -11,7 +11,7 @@ import pytest
 from store.backends.memory import MemoryBackend
 from store.datastore import workers
 from store.datastore.memory import Memory
-from store.datastore.workers import Workers, worker_count
+from store.datastore.workers import worker_count
 from store.errors import BackendError, OutOfSpace
 from store.names import Digest
 from store.operations.backup.chunks import ChunkPool, EncodedChunk, IndexedSink
@@ -30,10 +30,7 @@ class Writer:
         self.stored: list[bytes] = []
         self.memory = Memory(bytes_in_flight * 8 // 3 + 1)
         self.backend = Interruptible()
-        self._threads = threads
-
-    def workers(self, name: str) -> Workers:
-        return Workers(self.backend, self._threads, name)
+        self.worker_count = threads
 
     def encode(self, plain: bytes) -> EncodedChunk:
         self.action(plain)
@@ -140,7 +137,7 @@ def test_bytes_in_flight_are_bounded() -> None:
 
     with pool_of(Writer(action, 8, bytes_in_flight=200)) as pool:
         for size in [60, 50, 40, 100, 500, 1, 99] * 20:
-            pool.submit(bytes(size))
+            pool.store(bytes(size))
     assert max(most) == 500
     assert all(total <= 100 for total in most if total < 500)
 
@@ -163,10 +160,10 @@ def test_a_chunk_that_is_sent_counts_once() -> None:
     writer = SlowWriter(threads=8, bytes_in_flight=250)
     with pool_of(writer) as pool:
         for _ in range(3):
-            pool.submit(bytes(50))
+            pool.store(bytes(50))
             writer.sending.acquire()
         assert pool._free == 100
-        pool.submit(bytes(50))
+        pool.store(bytes(50))
         writer.sending.acquire()
         assert pool._free == 50
         writer.may_send.set()
@@ -236,9 +233,9 @@ def test_an_interrupt_of_a_waiting_feeder() -> None:
 
     pool = pool_of(Writer(action, 1, bytes_in_flight=10))
     with pytest.raises(KeyboardInterrupt), pool:
-        pool.submit(bytes(10))
+        pool.store(bytes(10))
         try:
-            pool.submit(bytes(10))
+            pool.store(bytes(10))
         finally:
             interrupted.set()
     assert running_workers() == []
@@ -254,7 +251,7 @@ def test_what_has_not_begun_is_dropped() -> None:
     writer = Writer(action, threads=1)
     with pytest.raises(ZeroDivisionError), pool_of(writer) as pool:
         for _ in range(10):
-            pool.submit(b"x")
+            pool.store(b"x")
         started.wait()
         go_on.set()
         raise ZeroDivisionError
@@ -275,7 +272,7 @@ def test_an_error_interrupts_the_others() -> None:
     writer = Writer(action, bytes_in_flight=4)
     with pytest.raises(OutOfSpace, match="no room"), pool_of(writer) as pool:
         for plain in (b"a", b"b", b"c", b"d"):
-            pool.submit(plain)
+            pool.store(plain)
     assert writer.backend.interrupts > 0
     assert running_workers() == []
 
@@ -291,7 +288,7 @@ def test_a_thread_between_two_calls_is_interrupted_in_the_next() -> None:
 
     writer = Writer(action)
     with pytest.raises(ZeroDivisionError), pool_of(writer) as pool:
-        pool.submit(b"a")
+        pool.store(b"a")
         stopping.set()
         raise ZeroDivisionError
     assert writer.backend.interrupts > 1

@@ -18,6 +18,7 @@ from store.operations.browse.contents import SnapshotContents
 from store.operations.browse.disk_tree import disk_tree
 from store.operations.browse.find import find_in_snapshot
 from store.operations.restore.place import restore_path
+from store.operations.restore.request import RestoreOptions
 from store.trees.base import FileTree
 from store.trees.catalog import CatalogTree
 from store.trees.matching import Query, SizeTest
@@ -233,9 +234,12 @@ def test_the_catalog_and_the_archive_say_the_same(
     assert entered == [b"", b"etc"], "it was used where it does not know enough"
 
 
-def restored(contents: SnapshotContents, path: str, target: Path, **options: Any) -> list[str]:
+def restored(
+    contents: SnapshotContents, path: str, target: Path, *patterns: str, **options: Any
+) -> list[str]:
     warnings: list[str] = []
-    restore_path(contents, path, str(target), on_warning=warnings.append, **options)
+    asked = RestoreOptions(on_warning=warnings.append, **options)
+    restore_path(contents, path, str(target), asked, patterns=patterns)
     assert all("owners" in warning for warning in warnings)
     return sorted(str(found.relative_to(target)) for found in target.rglob("*"))
 
@@ -281,10 +285,10 @@ def test_restore_from_a_disk(contents: SnapshotContents, tmp_path: Path) -> None
 
 
 def test_restore_what_patterns_take(contents: SnapshotContents, tmp_path: Path) -> None:
-    found = restored(contents, "disk.img.d/part1", tmp_path / "out", patterns=["/usr/two"])
+    found = restored(contents, "disk.img.d/part1", tmp_path / "out", "/usr/two")
     assert found == ["usr", "usr/two"]
     with pytest.raises(NotFound):
-        restored(contents, "root.pxar/etc", tmp_path / "none", patterns=["nothing"])
+        restored(contents, "root.pxar/etc", tmp_path / "none", "nothing")
     assert not (tmp_path / "none").exists()
 
 
@@ -294,7 +298,7 @@ def test_restore_one_file(contents: SnapshotContents, tmp_path: Path) -> None:
     assert target.read_bytes() == b"guest"
     with pytest.raises(AlreadyExists):
         restore_path(contents, "root.pxar/etc/fstab", str(target))
-    restore_path(contents, "root.pxar/etc/fstab", str(target), overwrite=True)
+    restore_path(contents, "root.pxar/etc/fstab", str(target), RestoreOptions(overwrite=True))
     assert target.read_bytes() == b"/dev/sda1 /"
     for bad, text in (("-", "snapshot cat"), (str(tmp_path), "is a directory")):
         with pytest.raises(InvalidName, match=text):
