@@ -6,15 +6,17 @@ import re
 import stat
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import XTS
 
+from store.disks.disk import DiskOptions, open_disk
 from store.format.pxar.entries import Entry, EntryKind
 from store.trees.base import FileTree
+from tests.fakes.disk_files import DiskFile
 
 KIT = Path(__file__).parent / "kits" / "make-images.sh"
 # Fewer than the kit's own default: seconds, not minutes.
@@ -23,6 +25,8 @@ MKFS = {
     "ext4": ("mkfs.ext4", "-q", "-F"),
     "xfs": ("mkfs.xfs", "-q"),
     "btrfs": ("mkfs.btrfs", "-q"),
+    "ntfs": ("mkntfs", "-q", "-F"),
+    "fat": ("mkfs.fat", "-F", "32"),
 }
 
 LUKS2_HEADER, LUKS2_SECTOR = 16 << 20, 4096
@@ -82,6 +86,18 @@ def loop_mounted(image: Path, mountpoint: Path, options: str = "") -> Iterator[P
     finally:
         # A copy of our mount namespace may live on, and the file system with it: write it out now.
         subprocess.run(["sync", "--file-system", mountpoint], check=True)
+        subprocess.run(["umount", mountpoint], check=True)
+
+
+@contextmanager
+def ntfs_mounted(image: Path, mountpoint: Path) -> Iterator[Path]:
+    """An image mounted by ntfs-3g, for a while; all that was written is in it afterwards."""
+    mountpoint.mkdir(exist_ok=True)
+    command = ["ntfs-3g", "-o", "no_detach", image, mountpoint]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while not mountpoint.is_mount():
+            assert process.poll() is None
+        yield mountpoint
         subprocess.run(["umount", mountpoint], check=True)
 
 
@@ -188,6 +204,17 @@ def program(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"{command}: {done.stderr}"
     return done.stdout
+
+
+def facts_inside(image: Path, *keys: bytes) -> dict[str, Facts]:
+    """The same of a disk with one part, as the parsers see it: replayed and decrypted first."""
+    options = DiskOptions(keys, use_machine=False)
+    with (
+        closing(DiskFile(image)) as stream,
+        closing(open_disk(stream, image.name, options)) as disk,
+    ):
+        (part,) = disk.parts
+        return walked_facts(part.open_tree())
 
 
 def walked_facts(tree: FileTree) -> dict[str, Facts]:

@@ -15,6 +15,8 @@ from store.disks.parsers import wire
 from store.disks.parsers.probe import PARSED
 from store.disks.parsers.process import ENCRYPTED, Crew, Limits, ParserProcess
 from store.disks.parsers.tree import ChildStream, ParsedTree
+from store.disks.replay import NotReplayed
+from store.disks.replayers import REPLAYERS
 from store.errors import ChunkMissing, FormatError, IntegrityError, KeyRequired, StoreError
 from store.format.buffer import ReadAt
 
@@ -52,6 +54,10 @@ class Disks:
         self._disks: Kept[Disk] = Kept(OPEN_DISKS)
         self._trees: Kept[GuestTree] = Kept(OPEN_TREES)
         self._opened: WeakSet[GuestTree] = WeakSet()
+        # By name of the part, for disks come and go. The numbers of files, which are still known
+        # outside, are the engine's that first opened it.
+        self.engines: dict[str, str] = {}
+        self.unreplayed: dict[str, str] = {}  # why its journal could not be
         self.ended = Event()
 
     def open(self, key: Hashable, stream: Callable[[], ReadAt], name: str) -> "Disk":
@@ -114,8 +120,8 @@ class Disk:
     def parts(self) -> "list[DiskPart]":
         """What the disk is made of, by number; read when it is asked for first.
 
-        A part that has to be recovered first is UNCLEAN only when nothing here can: then there is
-        one WARNING, and its tree is as old as the disk.
+        A part that has to be recovered first is UNCLEAN only when nothing here can, or somebody
+        tried in vain: then there is one WARNING, and its tree is as old as the disk.
 
         Raises IntegrityError (the tables are broken), and what the image raises.
         """
@@ -216,7 +222,7 @@ class Disk:
 
     def _recoverable(self, part: Part, name: str) -> Part:
         """CLEAN, for it will be when it is opened; UNCLEAN when nothing here can see to that."""
-        missing = self._cannot_recover(str(part.kind))
+        missing = self._disks.unreplayed.get(name) or self._cannot_recover(str(part.kind))
         if not missing:
             return replace(part, state=State.CLEAN)
         log.warning(
@@ -231,7 +237,7 @@ class Disk:
 
     def _cannot_recover(self, kind: str) -> str:
         """Why nothing here can replay a journal of this kind; "" when something can."""
-        missing = [replay.why_not()] if kind in replay.KINDS else []
+        missing = [replay.why_not(kind)] if kind in REPLAYERS else []
         if "" not in missing:
             missing.append(self._why_no_machine(kind))
         return "" if "" in missing else "; ".join(missing)
@@ -250,7 +256,8 @@ class DiskPart:
         has_tree: whether there is something to open, be it with a key.
         directory: the name its tree goes by: `part1`, or `part1.unclean`.
         failure: why it could not be decrypted, unless for want of a key.
-        has_failed: somebody was told of that, so it is to be tried again.
+        has_failed: somebody was told of that, or that its journal cannot be replayed, so it is to
+            be looked at again.
     """
 
     def __init__(
@@ -265,7 +272,6 @@ class DiskPart:
         self.has_failed = False
         self._where, self._disks = where, disks
         self._needs_recovery = needs_recovery
-        self._engine = ""
 
     def opened_tree(self) -> GuestTree | None:
         """Its files, if they are open."""
@@ -275,7 +281,8 @@ class DiskPart:
         """Its files, opened if they are not.
 
         Raises KeyRequired (encrypted, no key), FormatError (no file system), IntegrityError
-        (damaged; the parser or the replay failed), and what the image raises.
+        (damaged; the parser or the replay failed), NotReplayed (its disk shows it by another name
+        from now on), and what the image raises.
         """
         if self.failure is not None:
             self.has_failed = True
@@ -284,25 +291,37 @@ class DiskPart:
             raise KeyRequired(f"{self._where} is encrypted ({self.kind}): {self.detail}")
         if self.state is State.UNREADABLE:
             raise FormatError(f"{self._where}: {self.detail}")
-        return self._disks.tree(self, self._open)
+        try:
+            return self._disks.tree(self, self._open)
+        except NotReplayed as error:
+            self._disks.unreplayed[self._where], self.has_failed = str(error), True
+            hint = f"what is on the disk is in {self.name}.unclean"
+            raise NotReplayed(f"{error}; {hint}") from error
+
+    @property
+    def has_older_tree(self) -> bool:
+        """Whether its journal is replayed before it is shown, and it could be shown without."""
+        return self._needs_recovery and self.state is State.CLEAN and self.kind in PARSED
+
+    def open_older_tree(self) -> GuestTree:
+        """The same as they are on the disk, without what is in the journal."""
+        return self._disks.tree((self, "older"), lambda: self._parsed(self.raw))
 
     def _open(self) -> GuestTree:
-        """By the parsers if they can; the machine's kernel knows what they do not.
-
-        Later by the same: the numbers of files, which are still known outside, are the engine's.
-        """
+        """By the parsers if they can, for the machine takes seconds; later by the same."""
         self._disks.check_open(self._where)
-        if self._engine == MACHINE:
+        before = self._disks.engines.get(self._where)
+        if before == MACHINE:
             return self._by_machine()
         try:
             if self._needs_recovery and self.state is State.CLEAN:
                 return self._recovered()
-            return self._parsed(self.raw) if self.kind in PARSED else self._by_machine()
+            return self._by_parsers(self.raw) if self.kind in PARSED else self._by_machine()
         except ChunkMissing:
             raise
         except IntegrityError as error:
             engine = self._disks.machine
-            if self._engine or self.kind not in PARSED or engine is None:
+            if before or self.kind not in PARSED or engine is None:
                 raise
             if engine.why_not(str(self.kind)):
                 raise
@@ -311,27 +330,30 @@ class DiskPart:
 
     def _recovered(self) -> GuestTree:
         """With its journal replayed, by the quickest way there is here."""
-        if self.kind in replay.KINDS and not replay.why_not():
-            ended = self._disks.ended
-            return self._parsed(replay.replayed(self.raw, self._where, OVERLAY_MEMORY, ended))
+        if not replay.why_not(str(self.kind)):
+            kind, ended = str(self.kind), self._disks.ended
+            return self._parsed(replay.replayed(self.raw, kind, self._where, OVERLAY_MEMORY, ended))
         return self._by_machine()
 
     def _by_machine(self) -> GuestTree:
         engine = self._disks.machine
         assert engine is not None  # or its state would say so
         tree = engine.open(self.part, self.raw)
-        self._engine = MACHINE
+        self._disks.engines[self._where] = MACHINE
+        return tree
+
+    def _by_parsers(self, blocks: ReadAt) -> GuestTree:
+        tree = self._parsed(blocks)
+        self._disks.engines[self._where] = PARSERS
         return tree
 
     def _parsed(self, blocks: ReadAt) -> GuestTree:
         process = self._disks.parser(blocks, str(self.kind), self._where)
         try:
-            tree = ParsedTree(process)
+            return ParsedTree(process)
         except StoreError:
             process.close()
             raise
-        self._engine = PARSERS
-        return tree
 
 
 def open_disk(stream: ReadAt, name: str = "disk", options: DiskOptions = DiskOptions()) -> Disk:

@@ -22,8 +22,10 @@ _BASIC = 512
 # The largest log record is 256 KiB, and its headers.
 _RECORD_BLOCKS = 1024
 _MFT_LOGFILE, _MFT_VOLUME = 2, 3
-_ATTR_VOLUME_NAME, _ATTR_VOLUME_INFORMATION, _ATTR_DATA = 0x60, 0x70, 0x80
-_NTFS_DIRTY = 1
+_ATTR_VOLUME_NAME, _ATTR_DATA = 0x60, 0x80
+_NTFS_PAGE = 4096
+_LARGEST_CLUSTER = 2 << 20
+_MIRRORED = 4  # file records that are there twice, or as many as a cluster has
 _RESTART_CLEAN = 2
 _NO_CLIENT = 0xFFFF
 
@@ -143,6 +145,18 @@ def _ntfs_records(pread: _Pread) -> tuple[int, int, int]:
     return mft, size, cluster
 
 
+def ntfs_first_records(pread: _Pread) -> tuple[int, int, int]:
+    """Where the first file records are, where their copy ($MFTMirr) is, and how many bytes have it.
+
+    Raises ValueError, IndexError, struct.error: this is no NTFS.
+    """
+    mft, size, cluster = _ntfs_records(pread)
+    if cluster > _LARGEST_CLUSTER:
+        raise ValueError(f"clusters of {cluster} bytes")
+    mirror = struct.unpack_from("<Q", pread(0, 512), 56)[0] * cluster
+    return mft, mirror, max(_MIRRORED * size, cluster)
+
+
 def ntfs_label(pread: _Pread) -> bytes:
     """The name of an NTFS volume, in UTF-8; b"" when there is none."""
     try:
@@ -155,13 +169,14 @@ def ntfs_label(pread: _Pread) -> bytes:
 
 
 def _ntfs(pread: _Pread) -> str:
+    """By its journal alone.
+
+    What only says that it is dirty has nothing to be replayed: Windows wants it checked, or a
+    system that writes no journal (ntfs-3g, ntfs3) had it mounted.
+    """
     mft, size, cluster = _ntfs_records(pread)
-    information = _attribute(pread(mft + _MFT_VOLUME * size, size), _ATTR_VOLUME_INFORMATION)
-    value = struct.unpack_from("<H", information, 20)[0]
-    if struct.unpack_from("<H", information, value + 10)[0] & _NTFS_DIRTY:
-        return "the volume is marked dirty"
     log = _attribute(pread(mft + _MFT_LOGFILE * size, size), _ATTR_DATA)
-    return ntfs_log_unclean(pread(_first_run(log) * cluster, 4096))
+    return ntfs_log_unclean(pread(_first_run(log) * cluster, 2 * _NTFS_PAGE))
 
 
 def _attribute(record: bytes, kind: int) -> bytes:
@@ -188,17 +203,28 @@ def _first_run(attribute: bytes) -> int:
     return int.from_bytes(attribute[start : start + (sizes >> 4)], "little", signed=True)
 
 
-def ntfs_log_unclean(page: bytes) -> str:
-    """The same for the first restart page of an NTFS journal."""
-    if page[:4] == b"\xff\xff\xff\xff":
+def ntfs_log_unclean(pages: bytes) -> str:
+    """The same for the two restart pages of an NTFS journal, of which the newer one counts."""
+    if pages[:4] == b"\xff\xff\xff\xff":
         return ""  # emptied: by mkntfs, or by ntfs-3g, which does not use it
-    if page[:4] not in (b"RSTR", b"CHKD"):
+    if pages[:4] == b"CHKD":
+        return ""  # chkdsk was there, and is the last to know what the volume should be
+    told = [
+        _restart_page(pages[at : at + _NTFS_PAGE])
+        for at in (0, _NTFS_PAGE)
+        if pages[at : at + 4] == b"RSTR"
+    ]
+    if not told:
         return "the journal has no restart page"
+    newest = max(lsn for lsn, _ in told)
+    return "" if all(clean for lsn, clean in told if lsn == newest) else "the journal holds writes"
+
+
+def _restart_page(page: bytes) -> tuple[int, bool]:
+    """How new it is, and whether it says that the volume was shut down."""
     area = struct.unpack_from("<H", page, 24)[0]
-    in_use, flags = struct.unpack_from("<HH", page, area + 12)
-    if in_use == _NO_CLIENT or flags & _RESTART_CLEAN:
-        return ""
-    return "the journal holds writes"
+    lsn, in_use, flags = struct.unpack_from("<Q4xHH", page, area)
+    return lsn, bool(in_use == _NO_CLIENT or flags & _RESTART_CLEAN)
 
 
 _READERS: dict[str, Callable[[_Pread], str]] = {

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import XTS
 
+from store.disks.ranges import Ranges
 from store.errors import FormatError, OutOfSpace
 from store.format.buffer import Buffer, ReadAt
 
@@ -25,6 +26,9 @@ BLOCK = 4096
 ZERO = bytes(BLOCK)
 # What a block that only says "zeros" costs in the table.
 ENTRY_COST = 128
+# So many blocks of zeros, 1 MiB, are one entry. It is taken even if there is no memory left for it:
+# a disk has not so many.
+LONG = 256
 MEMORY = 64 << 20
 VAR_TMP = Path("/var/tmp")  # noqa: S108 - the file in it has no name
 # One overlay's share of what all of them have: a large journal is 1 GiB, that of XFS 2 GiB.
@@ -71,6 +75,7 @@ class Overlay:
         self._base = base
         self._memory, self._used = memory, 0
         self._blocks: dict[int, bytes | int] = {}  # by number: the bytes, or the place in the file
+        self._zeroed = Ranges()  # where `_blocks` says nothing
         self._spilled = _SpillFile(share, spill)
         self._lock = Lock()
 
@@ -78,6 +83,7 @@ class Overlay:
         """Forget everything that was written."""
         with self._lock:
             self._blocks.clear()
+            self._zeroed.clear()
             self._spilled.close()
 
     def read(self, offset: int, size: int) -> bytes:
@@ -90,7 +96,7 @@ class Overlay:
             written = {
                 number: self._plain(number)
                 for number in range(first, last + 1)
-                if number in self._blocks
+                if self._is_written(number)
             }
         if len(written) == last - first + 1:
             whole = b"".join(written.values())
@@ -110,20 +116,41 @@ class Overlay:
                 view, offset = view[len(piece) :], offset + len(piece)
 
     def zero(self, offset: int, size: int) -> None:
-        """Write zeros; whole blocks of them cost next to nothing."""
+        """Write zeros; long stretches of them cost next to nothing, in time and in memory."""
         self._check(offset, size)
+        first, last = -(-offset // BLOCK), (offset + size) // BLOCK
+        if last - first < LONG:
+            self.write(offset, bytes(size))
+            return
+        self.write(offset, bytes(first * BLOCK - offset))
         with self._lock:
-            while size:
-                number, skip = divmod(offset, BLOCK)
-                length = min(BLOCK - skip, size)
-                self._put(number, self._merged(number, skip, memoryview(ZERO)[:length]))
-                offset, size = offset + length, size - length
+            self._forget(first, last)
+            self._used -= len(self._zeroed) * ENTRY_COST
+            self._zeroed.add(first, last)
+            self._used += len(self._zeroed) * ENTRY_COST
+        self.write(last * BLOCK, bytes(offset + size - last * BLOCK))
+
+    def _forget(self, first: int, last: int) -> None:
+        """What was written to the blocks from `first` up to `last`."""
+        if last - first < len(self._blocks):
+            numbers = [number for number in range(first, last) if number in self._blocks]
+        else:
+            numbers = [number for number in self._blocks if first <= number < last]
+        for number in numbers:
+            block = self._blocks.pop(number)
+            if isinstance(block, int):
+                self._spilled.free(block)
+            else:
+                self._used -= _cost(block)
+
+    def _is_written(self, number: int) -> bool:
+        return number in self._blocks or number in self._zeroed
 
     def _merged(self, number: int, skip: int, piece: memoryview) -> bytes:
         """The whole of a block after `piece` is written into it; the stream's last is padded."""
         if len(piece) == BLOCK:
             return ZERO if piece == ZERO else bytes(piece)
-        if number in self._blocks:
+        if self._is_written(number):
             old = self._plain(number)
         else:
             start = number * BLOCK
@@ -143,7 +170,7 @@ class Overlay:
             self._used -= _cost(old)
 
     def _plain(self, number: int) -> bytes:
-        block = self._blocks[number]
+        block = self._blocks.get(number, ZERO)
         return self._spilled.read(block) if isinstance(block, int) else block
 
     def _check(self, offset: int, size: int) -> None:
@@ -177,8 +204,17 @@ class _SpillFile:
         self._budget = budget
         self._closer: finalize[[], _SpillFile] | None = None
         self._key = secrets.token_bytes(64)
+        self._free: list[int] = []
+
+    def free(self, place: int) -> None:
+        """What is there is not needed any more."""
+        self._free.append(place)
 
     def add(self, block: bytes) -> int:
+        if self._free:
+            place = self._free.pop()
+            self.write(place, block)
+            return place
         file = self._open()
         if file.blocks >= self._limit or not self._budget.take(BLOCK):
             raise OutOfSpace("the overlay over a disk is full: too much is written to it")
@@ -201,6 +237,7 @@ class _SpillFile:
         if self._closer is not None:
             self._closer()
         self._opened = None
+        self._free.clear()
 
     def _open(self) -> "_Opened":
         if self._opened is None:

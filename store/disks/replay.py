@@ -1,11 +1,10 @@
-"""Replays the journal of ext3 and ext4: `e2fsck -E journal_only` on an overlay of the part.
+"""Replays the journal of ext3, ext4 and NTFS: by e2fsck or ntfsrecover, on an overlay of the part.
 
-    part ← Overlay ← Door (NBD) ← nbdfuse (a file) ← e2fsck
+    part ← Overlay ← Door (NBD) ← nbdfuse (a file) ← e2fsck, ntfsrecover
 
 The file is taken out of the tree as soon as it is open, so that nothing stays mounted whatever
-becomes of us. The disk itself is never written. e2fsck, which takes apart what a guest wrote, is
-run as nobody when we are root; nbdfuse only passes bytes on, and nobody may not be let near
-/dev/fuse.
+becomes of us. The disk itself is never written. What takes apart what a guest wrote is confined to
+that file; nbdfuse only passes bytes on, and must have /dev/fuse.
 """
 
 import logging
@@ -19,8 +18,12 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
+from store.disks.confined import Confinement, confined, environment
 from store.disks.door import Door
+from store.disks.journals import unclean
 from store.disks.overlay import MEMORY, Overlay
+from store.disks.parsers.sandbox import NOBODY
+from store.disks.replayers import REPLAYERS, Replayer
 from store.errors import IntegrityError
 from store.format.buffer import ReadAt
 
@@ -29,25 +32,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KINDS = ("ext3", "ext4")
-NOBODY = 65534
 START_S = 20.0
 # A journal is at most 1 GiB, and its blocks may have to come from far away.
 REPLAY_S = 600.0
-E2FSCK_MEMORY = 1 << 30
+PROGRAM_MEMORY = 1 << 30
 # So often somebody looks whether it is to be broken off.
 LOOK_S = 0.2
-_CHANGED = 1  # e2fsck: "errors corrected"
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
-def why_not() -> str:
-    """What is missing here to replay with; "" when nothing is."""
+class NotReplayed(IntegrityError):
+    """A journal that cannot be replayed; trying again would not help."""
+
+
+def why_not(kind: str) -> str:
+    """What is missing here to replay a journal of this kind with; "" when nothing is."""
+    replayer = REPLAYERS.get(kind)
+    if replayer is None:
+        return f"nothing but the micro-VM replays {kind}"
     for program, package in (
-        ("e2fsck", "e2fsprogs"),
+        (replayer.program, replayer.package),
         ("nbdfuse", "libnbd-bin, or nbdfuse where that is a package"),
         ("fusermount3", "fuse3"),
-        ("setpriv", "util-linux"),
     ):
         if shutil.which(program, path=PATH) is None:
             return f"{program} is missing: install {package}"
@@ -57,25 +63,31 @@ def why_not() -> str:
 
 
 def replayed(
-    blocks: ReadAt, name: str, memory: int = MEMORY, ended: Event | None = None
+    blocks: ReadAt, kind: str, name: str, memory: int = MEMORY, ended: Event | None = None
 ) -> Overlay:
     """The part with its journal replayed; close it when done.
 
     Args:
         blocks: the part as it was copied.
+        kind: of its file system, one of REPLAYERS.
         name: of the part, for messages.
         memory: what the overlay may keep of what is written.
         ended: when it is set the replay is broken off.
 
-    Raises IntegrityError when it cannot be replayed, or is broken off, and what `blocks` raises.
+    Raises NotReplayed, IntegrityError (it cannot be begun here now, or is broken off), and what
+    `blocks` raises.
     """
     ended = ended or Event()
     guarded = _Guarded(blocks)
     overlay = Overlay(guarded, memory)
     started = time.monotonic()
     try:
+        REPLAYERS[kind].prepare(overlay)
         with _as_file(overlay) as file:
-            _check(file, name, ended)
+            _run(REPLAYERS[kind], file, name, ended)
+        still = unclean(kind, overlay.read)
+        if still:
+            raise NotReplayed(f"{name}: after its journal was replayed {still}")
     except BaseException as error:
         overlay.close()
         if guarded.error is not None:
@@ -86,7 +98,7 @@ def replayed(
 
 
 class _Guarded:
-    """Remembers what went wrong below: e2fsck only hears that the disk cannot be read."""
+    """Remembers what went wrong below: programs only hear that the disk cannot be read."""
 
     def __init__(self, blocks: ReadAt) -> None:
         self._blocks, self.size = blocks, blocks.size
@@ -122,14 +134,12 @@ def _as_file(overlay: Overlay) -> "Iterator[int]":
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(
-    command: list[str], user: int | None = None, inherited: tuple[int, ...] = ()
-) -> subprocess.Popen[bytes]:
+def _start(command: list[str], inherited: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={"PATH": PATH, "LANG": "C", "LC_ALL": "C"}, start_new_session=True,
-        user=user, group=user, extra_groups=None if user is None else [], pass_fds=inherited,
+        env={"PATH": PATH, "LANG": "C", "LC_ALL": "C", **environment()},
+        start_new_session=True, pass_fds=inherited,
     )  # fmt: skip
 
 
@@ -161,23 +171,24 @@ def _end(folder: Path, process: subprocess.Popen[bytes]) -> None:
         process.communicate()
 
 
-def _check(file: int, name: str, ended: Event) -> None:
-    command = [
-        "setpriv", "--no-new-privs", "--",
-        "prlimit", f"--as={E2FSCK_MEMORY}", "--core=0", f"--cpu={REPLAY_S:.0f}", "--",
-        "e2fsck", "-y", "-E", "journal_only", f"/proc/self/fd/{file}",
-    ]  # fmt: skip
-    process = _start(command, NOBODY if os.geteuid() == 0 else None, (file,))
-    said = _outcome(process, name, ended)
-    log.debug("%s: e2fsck says: %s", name, said)
-    if process.returncode & ~_CHANGED:
-        line = (said.strip().splitlines() or ["nothing"])[-1]
-        raise IntegrityError(
-            f"{name}: e2fsck cannot replay the journal ({process.returncode}): {line[:200]}"
+def _run(replayer: Replayer, file: int, name: str, ended: Event) -> None:
+    program = replayer.program
+    path = shutil.which(program, path=PATH)
+    if path is None:
+        raise IntegrityError(f"{name}: {program} is gone")
+    confinement = Confinement((file,), PROGRAM_MEMORY, int(REPLAY_S))
+    command = [path, *replayer.arguments, f"/proc/self/fd/{file}"]
+    process = _start(confined(command, confinement), (file,))
+    said = _outcome(process, name, program, ended)
+    log.debug("%s: %s says: %s", name, program, said)
+    complaint = replayer.complaint(process.returncode, said)
+    if complaint:
+        raise NotReplayed(
+            f"{name}: {program} cannot replay the journal ({process.returncode}): {complaint}"
         )
 
 
-def _outcome(process: subprocess.Popen[bytes], name: str, ended: Event) -> str:
+def _outcome(process: subprocess.Popen[bytes], name: str, program: str, ended: Event) -> str:
     """What it said when it had done its work. Raises IntegrityError: it was killed before."""
     deadline = time.monotonic() + REPLAY_S
     while not ended.is_set() and time.monotonic() < deadline:
@@ -185,5 +196,6 @@ def _outcome(process: subprocess.Popen[bytes], name: str, ended: Event) -> str:
             return process.communicate(timeout=LOOK_S)[0].decode(errors="replace")
     process.kill()
     process.communicate()
-    why = "closed" if ended.is_set() else f"e2fsck takes more than {REPLAY_S:.0f} s"
-    raise IntegrityError(f"{name}: {why}")
+    if ended.is_set():
+        raise IntegrityError(f"{name}: closed")
+    raise NotReplayed(f"{name}: {program} takes more than {REPLAY_S:.0f} s")

@@ -20,12 +20,14 @@ class Member:
 
     open_tree: called when the directory is first entered, by one thread. Until then nobody knows
         its mode, owner and time.
+    listed: otherwise it is there for who asks for it by its name.
     """
 
     name: bytes
     open_tree: Callable[[], FileTree] | None = None
     stream: ReadAt | None = None
     target: bytes = b""
+    listed: bool = True
 
 
 class MemberEntry(Entry):
@@ -70,7 +72,7 @@ class JoinedTree:
 
     def iterate(self, directory: Entry) -> Iterator[Entry]:
         if not isinstance(directory, MemberEntry):
-            yield from self._tops.values()
+            yield from (top for top in self._tops.values() if self._members[top.member].listed)
             return
         tree, inner = self._inner(directory)
         for entry in tree.iterate(inner):

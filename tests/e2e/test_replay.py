@@ -41,7 +41,7 @@ class Hanging(DiskFile):
             time.sleep(600)
         return super().read(offset, size)
 
-replayed(Hanging(Path(sys.argv[1])), "disk")
+replayed(Hanging(Path(sys.argv[1])), "ext4", "disk")
 """
 
 
@@ -56,7 +56,7 @@ def unclean(tmp_path: Path) -> Path:
 
 def test_what_was_replayed_is_clean(unclean: Path) -> None:
     stream = DiskFile(unclean)
-    overlay = replayed(stream, "disk")
+    overlay = replayed(stream, "ext4", "disk")
     assert [stream.read(1024 + 0x60, 1)[0] & 4, overlay.read(1024 + 0x60, 1)[0] & 4] == [4, 0]
     overlay.close()
     stream.close()
@@ -82,7 +82,7 @@ def test_nothing_is_left_of_a_replay_that_is_broken_off(
             return super().read(offset, size)
 
     with closing(Hanging(unclean)) as stream, ThreadPoolExecutor(1) as threads:
-        replay = threads.submit(replayed, stream, "disk", ended=ended)
+        replay = threads.submit(replayed, stream, "ext4", "disk", ended=ended)
         assert asked.wait(60)
         assert len(os.listdir(folder)) == 2
         ended.set()

@@ -4,11 +4,13 @@ It may not outlive us, whatever becomes of us: the kernel kills it when the thre
 ends (PR_SET_PDEATHSIG goes by threads), so one thread starts it, reads its console and waits for
 its end. It leaves nothing behind: its files are inherited descriptors.
 
-What a guest's disk makes of QEMU must not become root: when we are, QEMU is nobody, who may open
-nothing but what it inherits and /dev/kvm.
+What a guest's disk makes of QEMU must not hurt anybody: it is confined to what it inherits, its own
+programs' files and /dev/kvm.
 """
 
+import errno
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable
@@ -16,8 +18,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Event, Thread
 
+from store.disks.confined import Confinement, confined, environment
 from store.disks.microvm.protocol import printable
-from store.disks.parsers.sandbox import NOBODY
 from store.errors import BackendError
 
 CONSOLE_KEPT = 16 * 1024
@@ -114,10 +116,16 @@ class Machine:
             self.port.shutdown(socket.SHUT_RDWR)  # whoever waits for a reply learns of it
 
     def _start(self, command: list[str], inherited: list[int]) -> "subprocess.Popen[bytes]":
+        confinement = Confinement(
+            writable=(str(KVM),) if KVM.exists() else (),
+            groups=(KVM.stat().st_gid,) if KVM.exists() else (),
+            has_threads=True,
+            ends_with_parent=True,
+        )
         return subprocess.Popen(
-            ["setpriv", "--no-new-privs", *_as_nobody(), "--pdeathsig", "KILL", "--", *command],
+            confined([_path_of(command[0]), *command[1:]], confinement),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            pass_fds=inherited, start_new_session=True,
+            pass_fds=inherited, start_new_session=True, env=os.environ | environment(),
         )  # fmt: skip
 
     def _listen(self, process: "subprocess.Popen[bytes]") -> None:
@@ -128,11 +136,11 @@ class Machine:
                 del self._console[:-CONSOLE_KEPT]
 
 
-def _as_nobody() -> list[str]:
-    if os.geteuid() != 0:
-        return []
-    group = f"--groups={KVM.stat().st_gid}" if KVM.exists() else "--clear-groups"
-    return [f"--reuid={NOBODY}", f"--regid={NOBODY}", group]
+def _path_of(program: str) -> str:
+    path = shutil.which(program)
+    if path is None:
+        raise FileNotFoundError(errno.ENOENT, f"no {program}")
+    return path
 
 
 def _in_memory(files: ExitStack, data: bytes) -> int:

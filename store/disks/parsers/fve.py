@@ -15,11 +15,12 @@ from typing import Any, Protocol
 from Crypto.Cipher import AES
 from dissect.fve.bde import BDE
 from dissect.fve.crypto import argon2
-from dissect.fve.crypto._pycryptodome import XtsMode
+from dissect.fve.crypto._pycryptodome import EBOIV, CbcMode, XtsMode
 from dissect.fve.crypto.base import Plain, Plain64
 from dissect.fve.luks import LUKS
 
 from store.disks.parsers.blocks import BlockFile, CachedBlocks
+from store.disks.parsers.cbc import Cbc
 from store.disks.parsers.files import BadFile, Inode, NoKey, Run
 from store.disks.parsers.xts import Xts
 
@@ -88,7 +89,7 @@ def bitlocker(blocks: CachedBlocks, keys: list[bytes]) -> Plaintext:
     volume = BDE(BlockFile(blocks))
     if not volume.unlocked:
         for attempt in _attempts(volume, keys):
-            with suppress(ValueError, TypeError, EOFError, NotImplementedError, UnicodeDecodeError):
+            with suppress(ValueError, TypeError, EOFError, NotImplementedError):
                 attempt()
                 break
         else:
@@ -98,23 +99,34 @@ def bitlocker(blocks: CachedBlocks, keys: list[bytes]) -> Plaintext:
 
 
 def _attempts(volume: BDE, keys: list[bytes]) -> Iterator[Callable[[], object]]:
+    """What costs little first: a passphrase takes a second."""
     if volume.has_clear_key():
         yield volume.unlock_with_clear_key
-    for key in keys:
-        if volume.has_recovery_password():
-            yield partial(volume.unlock_with_recovery_password, key.decode(errors="replace"))
-        if volume.has_passphrase():
-            yield partial(volume.unlock_with_passphrase, key.decode(errors="replace"))
-        if volume.has_bek():
-            yield partial(volume.unlock_with_bek, io.BytesIO(key))
+    texts = [text for text in map(_text, keys) if text is not None]
+    if volume.has_bek():
+        yield from (partial(volume.unlock_with_bek, io.BytesIO(key)) for key in keys)
+    if volume.has_recovery_password():
+        yield from (partial(volume.unlock_with_recovery_password, text) for text in texts)
+    if volume.has_passphrase():
+        yield from (partial(volume.unlock_with_passphrase, text) for text in texts)
+
+
+def _text(key: bytes) -> str | None:
+    """A key that may have been typed."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _hurried(stream: Any) -> Any:  # noqa: ANN401 - dissect's
-    """The same stream with a quicker cipher, where it is the usual one."""
+    """The same stream with a quicker cipher, where it is a usual one."""
     cipher = getattr(stream, "cipher", None)
     if isinstance(cipher, XtsMode) and type(cipher.iv_mode) in (Plain, Plain64):
         bits = 32 if type(cipher.iv_mode) is Plain else 64
         stream.cipher = Xts(cipher.key, cipher.sector_size, cipher.iv_sector_size, bits)
+    if isinstance(cipher, CbcMode) and type(cipher.iv_mode) is EBOIV:
+        stream.cipher = Cbc(cipher.key[: cipher.key_size_bytes], cipher.sector_size)
     return stream
 
 

@@ -24,6 +24,7 @@ _OTHERS = (
     (0, b"LUKS\xba\xbe", "luks"),
     (3, b"-FVE-FS-", "bitlocker"),
 )
+_BITLOCKER = bytes.fromhex("3bd66749292ed84a8399f6a339e3d001")
 
 
 class Found(NamedTuple):
@@ -36,6 +37,8 @@ class Found(NamedTuple):
 def probe(blocks: Blocks) -> Found:
     """Look at a part. Raises nothing but what reading it raises."""
     head = blocks.pread(0, 512)
+    if head[3:11] == b"MSWIN4.1" and head[424:440] == _BITLOCKER:
+        return Found("bitlocker")  # "to go": with a boot sector that looks like FAT
     if head[3:11] == b"NTFS    ":
         return Found("ntfs", ntfs_label(blocks.pread))
     if head[3:11] == b"EXFAT   ":

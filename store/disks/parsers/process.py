@@ -13,16 +13,15 @@ import sys
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from pathlib import Path
 from threading import Lock
 
 from store.disks.parsers import wire
+from store.disks.parsers.sandbox import PACKAGES
 from store.errors import IntegrityError, KeyRequired
 from store.format.buffer import ReadAt
 
 log = logging.getLogger(__name__)
 
-PACKAGES = Path(__file__).resolve().parents[3]
 CHILD = "store.disks.parsers.child"
 CHILDREN = 4
 ENCRYPTED = ("luks", "bitlocker")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from store.datastore.archives import SnapshotReader
-from store.errors import InvalidName, NotFound
+from store.errors import NotFound
 from store.trees.base import FileTree
 from store.trees.names import quote
 from store.trees.paths import Spot, find_path
@@ -40,8 +40,8 @@ class Place:
 class SnapshotContents:
     """The archives of a snapshot, each opened once, when it is asked for. Not for threads."""
 
-    def __init__(self, reader: SnapshotReader, open_disk: OpenDisk | None = None) -> None:
-        """`open_disk`: how to look into images; without it that is InvalidName."""
+    def __init__(self, reader: SnapshotReader, open_disk: OpenDisk) -> None:
+        """`open_disk`: how to look into images."""
         self.reader = reader
         self._open_disk = open_disk
         self._trees: dict[str, FileTree] = {}
@@ -52,9 +52,8 @@ class SnapshotContents:
 
     @property
     def trees(self) -> list[str]:
-        """The archives that have files in them: trees, and disks where we can look into them."""
-        ends = (TREE, IMAGE) if self._open_disk else (TREE,)
-        return [name for name in self.archives if name.endswith(ends)]
+        """The archives that have files in them: trees, and disks."""
+        return [name for name in self.archives if name.endswith((TREE, IMAGE))]
 
     def locate(self, path: str) -> Place:
         """Take a path apart. Raises NotFound: no such archive; and as `tree`."""
@@ -76,7 +75,7 @@ class SnapshotContents:
         return place
 
     def tree(self, archive: str) -> FileTree:
-        """The tree of an archive. Raises as `SnapshotReader.open_tree`, InvalidName."""
+        """The tree of an archive. Raises as `SnapshotReader.open_tree`."""
         if archive not in self._trees:
             self._trees[archive] = self._open(archive)
         return self._trees[archive]
@@ -84,8 +83,6 @@ class SnapshotContents:
     def _open(self, archive: str) -> FileTree:
         if archive.endswith(TREE):
             return self.reader.open_tree(archive)
-        if self._open_disk is None:
-            raise InvalidName(f"{archive}: looking into disk images is not possible here")
         return self._open_disk(self.reader, archive)
 
 

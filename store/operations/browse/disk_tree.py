@@ -4,7 +4,8 @@
     part1.raw                 its bytes
     boot -> part1             other names: labels, VG-LV
 
-`.unclean` says that a journal could not be replayed: what was written last is missing there.
+`.unclean` says that a journal could not be replayed: what was written last is missing there. Where
+it only was not replayed yet that name is not listed, but there for who asks for it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,8 +39,15 @@ class Part(Protocol):
     def has_tree(self) -> bool:
         """Whether there is something to open, be it with a key."""
 
+    @property
+    def has_older_tree(self) -> bool:
+        """Whether its journal is replayed before its files are shown."""
+
     def open_tree(self) -> FileTree:
         """Its files. Raises KeyRequired (locked), FormatError, IntegrityError."""
+
+    def open_older_tree(self) -> FileTree:
+        """The same without what is in the journal."""
 
 
 def disk_tree(parts: Iterable[Part], mtime_s: int = 0) -> JoinedTree:
@@ -53,5 +61,7 @@ def _members(part: Part) -> Iterator[Member]:
         return
     directory = part.directory.encode()
     yield Member(directory, open_tree=part.open_tree)
+    if part.has_older_tree:
+        yield Member(directory + b".unclean", open_tree=part.open_older_tree, listed=False)
     for link in part.links:
         yield Member(link.encode("utf-8", "surrogateescape"), target=directory)

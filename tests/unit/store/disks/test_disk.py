@@ -3,8 +3,9 @@
 import pytest
 
 from store.disks.base import Part, Segment, State
-from store.disks.disk import Disk, DiskPart, Disks
+from store.disks.disk import Disk, DiskOptions, DiskPart, Disks
 from store.disks.layout import Described
+from store.disks.replay import NotReplayed
 from store.errors import BackendError, ChunkMissing, IntegrityError, KeyRequired, StoreError
 from store.format.buffer import BytesReadAt, ReadAt
 
@@ -54,20 +55,41 @@ def test_a_part_is_opened_again_by_the_same_engine(
     monkeypatch.setattr("store.disks.disk.ParsedTree", parse)
     disks = Disks()
     disks.machine = Machine()  # type: ignore[assignment] # its trees have nothing in them
-    part = Part("part1", "btrfs", (Segment(0, 4096),))
-    opened = DiskPart(part, BytesReadAt(bytes(4096)), "disk: part1", disks, needs_recovery=False)
+    part, blocks = Part("part1", "btrfs", (Segment(0, 4096),)), BytesReadAt(bytes(4096))
     found = []
     for _ in parser_works:
+        opened = DiskPart(part, blocks, "disk: part1", disks, needs_recovery=False)
         try:
             found.append(opened.open_tree().by)  # type: ignore[attr-defined]
         except IntegrityError:
             found.append("an error")
-        disks._trees.clear()  # others were used since
+        disks._trees.clear()  # others were used since, and other disks
     assert found == opened_by
 
 
-def _described(number: int, kind: str) -> Described:
-    return Described(number, (Segment(0, 4096),), kind, "", "", "", "")
+def _described(number: int, kind: str, unclean: str = "") -> Described:
+    return Described(number, (Segment(0, 4096),), kind, "", "", unclean, "")
+
+
+@pytest.mark.expect_warnings
+def test_what_cannot_be_replayed_goes_by_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def replayed(*_: object) -> ReadAt:
+        raise NotReplayed("disk: part2: in vain")
+
+    found = [_described(1, "fat"), _described(2, "ntfs", "the journal holds writes")]
+    monkeypatch.setattr(Disk, "_layout", lambda _disk, _stream, _name: found)
+    monkeypatch.setattr("store.disks.disk.ParsedTree", lambda _process: Tree("parsers"))
+    monkeypatch.setattr("store.disks.replay.why_not", lambda _kind: "")
+    monkeypatch.setattr("store.disks.replay.replayed", replayed)
+    disk = Disk(BytesReadAt(bytes(4096)), "disk", Disks(DiskOptions(use_machine=False)))
+    first = disk.parts[0]
+    assert disk.parts[1].directory == "part2"
+    with pytest.raises(NotReplayed):
+        disk.parts[1].open_tree()
+    for _ in range(2):
+        assert [part.directory for part in disk.parts] == ["part1", "part2.unclean"]
+        assert disk.parts[1].open_tree().by == "parsers"  # type: ignore[attr-defined]
+    assert disk.parts[0] is first
 
 
 class TestEncrypted:

@@ -8,15 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.disks.door import Door
-from store.disks.overlay import BLOCK, Budget, Overlay
+from store.disks.overlay import BLOCK, LONG, Budget, Overlay
 from store.errors import FormatError, OutOfSpace
 from store.format.buffer import BytesReadAt
 
-SIZE = 10 * BLOCK + 100
+SIZE = 300 * BLOCK + 100
 BASE = bytes(number % 251 for number in range(SIZE))
 
 writes = st.lists(
-    st.tuples(st.integers(0, SIZE), st.integers(0, 3 * BLOCK), st.integers(0, 255), st.booleans()),
+    st.tuples(
+        st.integers(0, SIZE),
+        st.integers(0, 3 * BLOCK) | st.integers(LONG * BLOCK, SIZE),
+        st.integers(0, 255),
+        st.booleans(),
+    ),
     max_size=12,
 )
 
@@ -47,6 +52,29 @@ def test_an_overlay_has_an_end_and_a_budget() -> None:
     with pytest.raises(OutOfSpace):
         overlay.write(BLOCK, b"x")
     assert overlay.read(BLOCK, 1) == BASE[BLOCK : BLOCK + 1]
+    overlay.close()
+
+
+class Endless:
+    """A base of ones."""
+
+    size = 5 << 30
+
+    def read(self, offset: int, size: int) -> bytes:
+        return b"\1" * size
+
+
+def test_long_stretches_of_zeros_take_no_room() -> None:
+    overlay = Overlay(Endless(), memory=0, share=3 * BLOCK)
+    overlay.write(BLOCK, b"old")
+    overlay.zero(100, 4 << 30)
+    end = 100 + (4 << 30)
+    assert overlay.read(0, 3 * BLOCK) == b"\1" * 100 + bytes(3 * BLOCK - 100)
+    assert overlay.read(end - BLOCK, 2 * BLOCK) == bytes(BLOCK) + b"\1" * BLOCK
+    overlay.write(5 * BLOCK, b"new")  # in the place of what was forgotten
+    assert overlay.read(5 * BLOCK, 5) == b"new\0\0"
+    overlay.zero(0, 2 << 20)
+    assert overlay.read(0, 2 << 20) == bytes(2 << 20)
     overlay.close()
 
 

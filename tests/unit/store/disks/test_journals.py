@@ -78,22 +78,34 @@ def test_ext_and_btrfs() -> None:
     assert unclean("fat", pread_of(disk)) == ""
 
 
-@pytest.mark.parametrize(
-    ("start", "in_use", "flags", "clean"),
-    [
-        (b"\xff" * 4, 0, 0, True),
-        (b"RSTR", 0xFFFF, 0, True),
-        (b"RSTR", 0, 2, True),
-        (b"RSTR", 0, 0, False),
-        (b"\0\0\0\0", 0xFFFF, 2, False),
-    ],
-)
-def test_ntfs(start: bytes, in_use: int, flags: int, *, clean: bool) -> None:
+def _restart(start: bytes = b"RSTR", lsn: int = 9, in_use: int = 0, flags: int = 0) -> bytes:
     page = bytearray(4096)
     page[:4] = start
     struct.pack_into("<H", page, 24, 48)
-    struct.pack_into("<HH", page, 60, in_use, flags)
-    assert (ntfs_log_unclean(bytes(page)) == "") is clean
+    struct.pack_into("<Q4xHH", page, 48, lsn, in_use, flags)
+    return bytes(page)
+
+
+@pytest.mark.parametrize(
+    ("pages", "clean"),
+    [
+        ((_restart(b"\xff" * 4),) * 2, True),
+        ((_restart(in_use=0xFFFF),) * 2, True),
+        ((_restart(flags=2),) * 2, True),
+        ((_restart(),) * 2, False),
+        ((_restart(b"CHKD"), _restart()), True),
+        ((_restart(b"\0" * 4), _restart(b"BAAD", flags=2)), False),
+        # The newer of two, or the one there is.
+        ((_restart(flags=2), _restart(lsn=10)), False),
+        ((_restart(), _restart(lsn=10, flags=2)), True),
+        ((_restart(lsn=11), _restart(lsn=10, flags=2)), False),
+        ((_restart(flags=2), _restart()), False),
+        ((_restart(b"BAAD"), _restart(flags=2)), True),
+        ((_restart(flags=2), b""), True),
+    ],
+)
+def test_ntfs(pages: tuple[bytes, bytes], *, clean: bool) -> None:
+    assert (ntfs_log_unclean(b"".join(pages)) == "") is clean
 
 
 @given(

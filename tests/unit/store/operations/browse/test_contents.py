@@ -47,6 +47,15 @@ class FakePart:
     links: tuple[str, ...] = ()
     directory: str = ""
     has_tree: bool = True
+    older: Nodes | None = None
+
+    @property
+    def has_older_tree(self) -> bool:
+        return self.older is not None
+
+    def open_older_tree(self) -> FileTree:
+        assert self.older is not None
+        return GuestTree(self.older)
 
     @property
     def raw(self) -> ReadAt:
@@ -59,7 +68,7 @@ class FakePart:
 
 
 PARTS = (
-    FakePart("part1", GUEST, ("root",), "part1"),
+    FakePart("part1", GUEST, ("root",), "part1", older={b"older": File(b"before")}),
     FakePart("part2", {b"old": File()}, (), "part2.unclean"),
     FakePart("part3", None, (), "part3"),
     FakePart("part4", None, (), "part4", has_tree=False),
@@ -101,7 +110,11 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> SnapshotReader:
 
 @pytest.fixture
 def contents(reader: SnapshotReader) -> SnapshotContents:
-    return SnapshotContents(reader, lambda _reader, _name: disk_tree(PARTS))
+    return SnapshotContents(reader, open_parts)
+
+
+def open_parts(_reader: SnapshotReader, _image: str) -> FileTree:
+    return disk_tree(PARTS)
 
 
 def content(contents: SnapshotContents, path: str) -> bytes:
@@ -154,12 +167,12 @@ def test_what_cannot_be_read(
         content(contents, path)
 
 
-def test_without_a_way_into_disks(reader: SnapshotReader) -> None:
-    contents = SnapshotContents(reader)
-    assert contents.trees == ["root.pxar", "v1.pxar"]
-    with pytest.raises(InvalidName, match="not possible here"):
-        content(contents, "disk.img/part1/x")
-    assert len(content(contents, "disk.img")) == 5 << 20
+def test_what_a_disk_had_before_its_journal_is_there_for_who_asks(
+    contents: SnapshotContents,
+) -> None:
+    assert content(contents, "disk.img/part1.unclean/older") == b"before"
+    tree = contents.tree("disk.img")
+    assert b"part1.unclean" not in [entry.name for entry in tree.iterate(tree.root())]
 
 
 def find(contents: SnapshotContents, where: str | None = None, **options: Any) -> list[str]:
@@ -248,7 +261,7 @@ def test_a_hard_link_out_of_the_directory_is_a_copy(tmp_path: Path) -> None:
         builder.stream("root.pxar.didx", archive_bytes(nodes, split=False)[0])
     reader = SnapshotReader(datastore, Namespace(), Snapshot.parse(name), None, ChunkCache(1 << 20))
     target = tmp_path / "out"
-    assert restored(SnapshotContents(reader), "root.pxar/b", target) == ["a", "x", "y"]
+    assert restored(SnapshotContents(reader, open_parts), "root.pxar/b", target) == ["a", "x", "y"]
     assert [(target / name).read_bytes() for name in ("a", "x", "y")] == [
         b"another",
         b"one",

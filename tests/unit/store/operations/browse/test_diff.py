@@ -15,10 +15,11 @@ from store.format.crypt import CryptConfig
 from store.format.pxar.accessor import Accessor
 from store.format.pxar.entries import Entry
 from store.names import Namespace, Snapshot
-from store.operations.browse.contents import SnapshotContents
+from store.operations.browse.contents import OpenDisk, SnapshotContents
 from store.operations.browse.diff import ArchiveChange, diff_snapshots
 from store.operations.browse.ranges import Stretch, same_bytes
 from store.operations.browse.tree_diff import Change
+from store.trees.base import FileTree
 from store.trees.joined import JoinedTree, Member
 from tests.fakes.archives import IMAGE_CHUNK, Builder, snapshot
 from tests.fakes.datastores import local_datastore
@@ -34,6 +35,10 @@ BASE: Nodes = {
 }
 
 
+def no_disk(_reader: SnapshotReader, image: str) -> FileTree:
+    raise AssertionError(f"{image} is looked into")
+
+
 @pytest.fixture
 def datastore(tmp_path: Path) -> Datastore:
     return local_datastore(tmp_path / "store")
@@ -44,7 +49,10 @@ def made(datastore: Datastore) -> Made:
     """`made(1, fill)`: the snapshot of day 1, as `fill(builder)` filled it, open."""
 
     def make(
-        day: int, fill: Callable[[Builder], None], key: CryptConfig | None = None, **options: Any
+        day: int,
+        fill: Callable[[Builder], None],
+        key: CryptConfig | None = None,
+        open_disk: OpenDisk = no_disk,
     ) -> SnapshotContents:
         name = f"host/x/2025-01-{day:02d}T00:00:00Z"
         with snapshot(datastore, name, key) as builder:
@@ -52,7 +60,7 @@ def made(datastore: Datastore) -> Made:
         reader = SnapshotReader(
             datastore, Namespace(), Snapshot.parse(name), key, ChunkCache(1 << 24)
         )
-        return SnapshotContents(reader, **options)
+        return SnapshotContents(reader, open_disk)
 
     return make
 
