@@ -140,9 +140,9 @@ def scratch_store() -> Iterator[Path]:
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A folder in RAM where there is room."""
-    folder = Path(tempfile.mkdtemp(prefix="vaultway-test-", dir=scratch_parent()))
+def scratch_folder(*, xattrs: bool = False) -> Iterator[Path]:
+    """A folder in RAM where there is room, and where `xattrs` can be set if they are needed."""
+    folder = Path(tempfile.mkdtemp(prefix="vaultway-test-", dir=scratch_parent(xattrs=xattrs)))
     try:
         yield folder
     finally:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -122,8 +123,20 @@ def missing_parts(parts: Iterable[str]) -> dict[str, str]:
     return {part: why for part in parts if (why := why_missing(part))}
 
 
-def scratch_parent() -> str | None:
-    """Where scratch datastores go: RAM where there is room, else (None) the usual place."""
+def scratch_parent(*, xattrs: bool = False) -> str | None:
+    """Where scratch datastores go: RAM where there is room, else (None) the usual place.
+
+    `xattrs`: there are to be user's ones, which Linux has in RAM since 6.6.
+    """
     ram = "/dev/shm"
     roomy = os.access(ram, os.W_OK) and shutil.disk_usage(ram).free > 2 << 30
-    return ram if roomy else None
+    return ram if roomy and (not xattrs or _has_xattrs(ram)) else None
+
+
+def _has_xattrs(folder: str) -> bool:
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            os.setxattr(file.fileno(), "user.probe", b"")
+        except OSError:
+            return False
+    return True

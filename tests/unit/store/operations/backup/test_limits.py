@@ -12,7 +12,7 @@ import pytest
 from store.format.pxar.entries import EntryKind
 from store.operations.backup import ChangeDetectionMode, links, listing, walk
 from store.operations.backup.links import LinkTable
-from tests.conftest import once
+from tests.conftest import scratch_folder
 from tests.trees import differences, list_tree
 from tests.unit.store.operations.backup.conftest import DATA, LEGACY, MIB, Vault
 
@@ -103,15 +103,12 @@ class Planter:
         os.setxattr(path, "security.capability", FCAPS)
 
 
-@pytest.fixture(scope="session")
-def forest(shared_folder: Path) -> tuple[Path, list[str]]:
+@pytest.fixture(scope="module")
+def forest() -> Iterator[tuple[Path, list[str]]]:
     """READ ONLY: a tree of 20,000 entries, and its facts."""
-    folder = shared_folder / "forest"
-    with once(folder) as new:
-        if new:
-            folder.mkdir()
-            Planter(folder, 20_000).grow(ENTRIES)
-    return folder, list_tree(folder)
+    with scratch_folder(xattrs=True) as folder:
+        Planter(folder, 20_000).grow(ENTRIES)
+        yield folder, list_tree(folder)
 
 
 @pytest.mark.needs("root")
@@ -119,16 +116,16 @@ def forest(shared_folder: Path) -> tuple[Path, list[str]]:
 def test_a_tree_of_everything(
     vault: Vault,
     forest: tuple[Path, list[str]],
-    tmp_path: Path,
     mode: ChangeDetectionMode,
     encrypted: bool,
 ) -> None:
     directory, facts = forest
     result = vault.backup(f"root.pxar:{directory}", change_detection_mode=mode, encrypted=encrypted)
     assert vault.warnings == []
-    restored = vault.restore(result.snapshot, tmp_path / "restored")
     assert len(facts) > ENTRIES
-    assert differences(list_tree(restored), facts) == []
+    with scratch_folder(xattrs=True) as folder:
+        restored = vault.restore(result.snapshot, folder / "restored")
+        assert differences(list_tree(restored), facts) == []
 
 
 @pytest.fixture
