@@ -46,6 +46,32 @@ def set_handler(name: str, handler: Callable[..., None] | None) -> bool:
     return _module is not None
 
 
+def set_direct_handlers(
+    handlers: dict[str, Callable[..., object]],
+    failed: Callable[[BaseException], object],
+    bare: set[int],
+    activity: object,
+    numbers: tuple[int, int],
+) -> bool:
+    """Answer requests of these kinds without pyfuse3, in sessions that begin from now on.
+
+    _fuse_direct.c says what they are asked and may answer. It is of inodes and handles with
+    `numbers` from the first to before the second. Inodes in `bare` are known to have no
+    capabilities; the set may change at any time. While `activity.count` is 0 the next request is
+    waited for in the same place.
+
+    Returns False where the C module is missing: then nobody calls them.
+    """
+    if _module is not None:
+        _module.set_direct_handlers(handlers, failed, bare, activity, numbers)
+    return _module is not None
+
+
+def directly_taken() -> int:
+    """How many requests came and were answered by those handlers, since the last call."""
+    return _module.directly_taken() if _module is not None else 0
+
+
 def set_capabilities(wanted: int, refused: int) -> bool:
     """What sessions that begin from now on ask of the kernel, beyond pyfuse3's choice (FUSE_CAP_*).
 
@@ -54,13 +80,3 @@ def set_capabilities(wanted: int, refused: int) -> bool:
     if _module is not None:
         _module.set_capabilities(wanted, refused)
     return _module is not None
-
-
-def set_bare_inodes(inodes: set[int] | None) -> None:
-    """Inodes known to have no capabilities: of those the kernel is told so without asking us.
-
-    It asks before each write(). The set may change at any time; it counts for sessions that begin
-    from now on.
-    """
-    if _module is not None:
-        _module.set_bare_inodes(inodes)

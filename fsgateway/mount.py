@@ -142,6 +142,7 @@ async def _run(
         loader.start_soon = nursery.start_soon
         if isinstance(operations, WritableOperations):
             operations.start_soon = nursery.start_soon
+            operations.begin()
             nursery.start_soon(operations.seal_idle_heads)
         nursery.start_soon(_stop_on_signals, mountpoint, view)
         nursery.start_soon(_announce, mountpoint, on_ready)
