@@ -13,6 +13,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #define FUSE_USE_VERSION 314
+#include "_fuse_listing.h"
 #include <dlfcn.h>
 #include <errno.h>
 #include <fuse3/fuse_lowlevel.h>
@@ -179,6 +180,7 @@ static size_t fill_in(Table *table, const struct fuse_lowlevel_ops *given, size_
         given_getxattr = table->ops.getxattr;
         table->ops.getxattr = on_getxattr;
     }
+    add_listing_handlers(&table->ops);
     if (wanted || refused) {
         given_init = table->ops.init;
         table->ops.init = on_init;
@@ -259,6 +261,8 @@ static PyMethodDef methods[] = {
     {"set_handler", set_handler, METH_VARARGS, "set_handler(name, callable): for the sessions begun afterwards."},
     {"set_capabilities", set_capabilities, METH_VARARGS, "set_capabilities(wanted, refused): FUSE_CAP_*, likewise."},
     {"set_bare_inodes", set_bare_inodes, METH_O, "set_bare_inodes(set): have no capabilities; for the sessions begun afterwards."},
+    {"set_listing", set_listing, METH_VARARGS,
+     "set_listing(read, told, uid, gid, umask, timeout_s): directories of trees, for the sessions begun afterwards."},
     {"session_count", session_count, METH_NOARGS, "How many sessions got the handlers."},
     {NULL, NULL, 0, NULL},
 };
@@ -267,7 +271,7 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_fuse_extra", NULL, 
 
 PyMODINIT_FUNC PyInit__fuse_extra(void)
 {
-    if (PyType_Ready(&RequestType) < 0)
+    if (PyType_Ready(&RequestType) < 0 || add_listing_types() < 0)
         return NULL;
     return PyModule_Create(&module);
 }
