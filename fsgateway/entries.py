@@ -11,7 +11,7 @@ from pyfuse3 import InodeT
 from fsgateway.archive import Archive
 from fsgateway.bridge import Bridge, as_fuse_error
 from fsgateway.hardlinks import Links
-from fsgateway.inodes import EntryTable
+from fsgateway.inodes import MAX_OFFSET, EntryTable
 from fsgateway.listings import Listing, Listings, RecentEntries
 from store.format.pxar.entries import Entry, EntryKind
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fsgateway._fuse_extra import ListingRequest
 
 DIRECTORY = EntryKind.DIRECTORY
+# About 2,000 entries of a metadata stream.
+SMALL_BYTES = 256 << 10
 
 
 class TreeEntries:
@@ -43,6 +45,7 @@ class TreeEntries:
         """Start without entries, or again when a number means another archive's."""
         self._listings = Listings()
         self._recent = RecentEntries()
+        self._last_parent = InodeT(0)
 
     # ----- one entry
 
@@ -70,6 +73,9 @@ class TreeEntries:
     async def lookup(self, parent: InodeT, name: bytes) -> Entry | None:
         """The entry of a name in a directory."""
         listing = self._listings.get(parent)
+        if listing is None and parent == self._last_parent and self._is_small(parent):
+            listing = self._listing_at_once(parent)
+        self._last_parent = parent
         if listing is not None:
             return listing.find(name)
         archive, _ = self.table.archive(parent)
@@ -78,6 +84,14 @@ class TreeEntries:
         if entry is None:
             entry = await self._bridge.of(archive).run(archive.lookup, directory, name)
         return entry
+
+    def _is_small(self, directory: InodeT) -> bool:
+        """Whether its listing is made in no time: worth it for who looks up one name after another.
+
+        The kernel does so when it still has a listing, but not what is in it.
+        """
+        size: int = self.table.directory_end(directory) - directory % MAX_OFFSET
+        return size <= SMALL_BYTES
 
     def remember(self, inode: InodeT, entry: Entry) -> None:
         """The kernel was told of an entry."""

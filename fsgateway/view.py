@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from fsgateway.attributes import CHANGING_S
 from fsgateway.hardlinks import LinkBudget, Links, links_in_catalog, links_in_stream
+from fsgateway.walking import Walk
 from store.datastore.archives import IndexedStream, SnapshotReader
 from store.datastore.chunk_cache import cache_over
 from store.datastore.datastore import Datastore, DatastoreStatus
@@ -119,7 +120,10 @@ class Tree:
         return None
 
     def packed_at_hand(self, offset: int, end: int) -> bytes | None:
-        """A directory's children, packed, if all of it is in one chunk in memory."""
+        """A directory's children, packed, if all of it is in one chunk in memory.
+
+        For the event loop.
+        """
         return None
 
     def content(self, entry: Entry) -> Content:
@@ -148,6 +152,7 @@ class ArchiveTree(Tree):
         super().__init__(self.accessor)
         self._cached = self.accessor.through(self.metadata.cached())
         self._reader, self._name = reader, name
+        self._walk = Walk(self.metadata)
         if self.payload is None:
             self.kept = open_kept_listings(self.metadata.index.csum(), self.metadata.reader.key)
 
@@ -157,6 +162,7 @@ class ArchiveTree(Tree):
 
     def packed_at_hand(self, offset: int, end: int) -> bytes | None:
         """None also for what is not of the usual kind, or wrong: others say what."""
+        self._walk.reached(offset)
         piece = self.metadata.piece(offset, end)
         if piece is None:
             return None
