@@ -14,7 +14,7 @@ from fsgateway.attributes import CHANGING_S
 from fsgateway.hardlinks import LinkBudget, Links, links_in_catalog, links_in_stream
 from fsgateway.walking import Walk
 from store.datastore.archives import IndexedStream, SnapshotReader
-from store.datastore.chunk_cache import cache_over
+from store.datastore.chunk_cache import cache_over, reads_at_once
 from store.datastore.datastore import Datastore, DatastoreStatus
 from store.disks.disk import Disk, Disks
 from store.errors import KeyRequired, StoreError, WrongKey
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 OPEN_SNAPSHOTS = 32
 REMEMBERED = 4096
 STATUS_S = 10.0
+# Loaded ahead of who walks through an archive on a storage far away: 16 MiB, of each that is open.
+CHUNKS_AHEAD = 4
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -152,7 +154,8 @@ class ArchiveTree(Tree):
         super().__init__(self.accessor)
         self._cached = self.accessor.through(self.metadata.cached())
         self._reader, self._name = reader, name
-        self._walk = Walk(self.metadata)
+        backend = self.metadata.reader.backend
+        self._walk = Walk(self.metadata, reads_at_once(backend, 1, CHUNKS_AHEAD))
         if self.payload is None:
             self.kept = open_kept_listings(self.metadata.index.csum(), self.metadata.reader.key)
 

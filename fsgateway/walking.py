@@ -2,16 +2,16 @@
 
 from store.datastore.streams import IndexedStream
 
-# Chunks that are decoded while the directories before them are listed.
-AHEAD = 2
+# A file's content may fill the chunk between two directories.
+STEP = 2
 
 
 class Walk:
     """How far one archive was listed. For the event loop."""
 
-    def __init__(self, stream: IndexedStream) -> None:
-        """`stream`: where the archive's directories are."""
-        self._stream = stream
+    def __init__(self, stream: IndexedStream, ahead: int) -> None:
+        """`stream`: where the archive's directories are; `ahead`: how many chunks to load ahead."""
+        self._stream, self._ahead = stream, ahead
         self._number = -1
         self._start = self._end = 0
 
@@ -24,9 +24,9 @@ class Walk:
             return
         index = self._stream.index
         number = index.position(offset)
-        goes_on = self._number >= 0 and 0 < number - self._number <= AHEAD
+        goes_on = self._number >= 0 and 0 < number - self._number <= STEP
         self._number = number
         self._start, self._end = index.range(number)
         if goes_on:
-            for ahead in range(number + 1, min(number + 1 + AHEAD, len(index))):
+            for ahead in range(number + 1, min(number + 1 + self._ahead, len(index))):
                 self._stream.prefetch(index.range(ahead)[0])

@@ -51,7 +51,7 @@ class Stream:
 )
 def test_walks(offsets: list[int], loaded: list[int]) -> None:
     stream = Stream()
-    walk = Walk(cast("IndexedStream", stream))
+    walk = Walk(cast("IndexedStream", stream), 2)
     for offset in offsets:
         walk.reached(offset)
     assert stream.loaded == loaded
