@@ -14,6 +14,7 @@
 #include <Python.h>
 #define FUSE_USE_VERSION 314
 #include "_fuse_direct.h"
+#include "_fuse_listing.h"
 #include <dlfcn.h>
 #include <errno.h>
 #include <fuse3/fuse_lowlevel.h>
@@ -157,6 +158,7 @@ static size_t fill_in(Table *table, const struct fuse_lowlevel_ops *given, size_
     if (handlers[FALLOCATE] && !table->ops.fallocate)
         table->ops.fallocate = on_fallocate;
     add_direct_handlers(&table->ops);
+    add_listing_handlers(&table->ops);
     if (wanted || refused) {
         given_init = table->ops.init;
         table->ops.init = on_init;
@@ -229,6 +231,8 @@ static PyMethodDef methods[] = {
     {"set_direct_handlers", set_direct_handlers, METH_VARARGS,
      "set_direct_handlers({kind: function}, failed, bare, activity, (first, end)): see _fuse_direct.c; for the sessions begun afterwards."},
     {"directly_taken", directly_taken, METH_NOARGS, "How many requests were, since the last call."},
+    {"set_listing", set_listing, METH_VARARGS,
+     "set_listing(read, told, uid, gid, umask, timeout_s): directories of trees, for the sessions begun afterwards."},
     {"session_count", session_count, METH_NOARGS, "How many sessions got the handlers."},
     {NULL, NULL, 0, NULL},
 };
@@ -237,7 +241,7 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_fuse_extra", NULL, 
 
 PyMODINIT_FUNC PyInit__fuse_extra(void)
 {
-    if (PyType_Ready(&RequestType) < 0)
+    if (PyType_Ready(&RequestType) < 0 || add_listing_types() < 0)
         return NULL;
     return PyModule_Create(&module);
 }

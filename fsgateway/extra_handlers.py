@@ -8,7 +8,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fsgateway._fuse_extra import ListingRequest
+    from fsgateway.attributes import Presentation
 
 log = logging.getLogger(__name__)
 
@@ -79,4 +83,28 @@ def set_capabilities(wanted: int, refused: int) -> bool:
     """
     if _module is not None:
         _module.set_capabilities(wanted, refused)
+    return _module is not None
+
+
+def set_listing(
+    read: "Callable[[ListingRequest, int], None]",
+    told: Callable[[int, int, list[tuple[int, int]]], None],
+    presentation: "Presentation",
+    timeout_s: float,
+) -> bool:
+    """Let the directories of trees be answered in C, in sessions that begin from now on.
+
+    Args:
+        read: called with (request, inode) on the event loop when a directory's listing is needed;
+            as a handler of `set_handler` it answers now or later.
+        told: called with (inode of the directory, count, directories) when a reply tells the
+            kernel of `count` entries; those of them that are directories with their ends.
+        presentation: owners and modes.
+        timeout_s: how long the kernel may keep what it was told.
+
+    Returns False where the C module is missing: then pyfuse3's handlers are asked.
+    """
+    if _module is not None:
+        owner = [-1 if each is None else each for each in (presentation.uid, presentation.gid)]
+        _module.set_listing(read, told, *owner, presentation.umask, timeout_s)
     return _module is not None

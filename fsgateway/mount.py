@@ -139,7 +139,7 @@ async def _run(
     operations: VaultwayOperations,
 ) -> None:
     async with trio.open_nursery() as nursery:
-        loader.start_soon = nursery.start_soon
+        loader.start_soon = operations.entries.start_soon = nursery.start_soon
         if isinstance(operations, WritableOperations):
             operations.start_soon = nursery.start_soon
             operations.begin()
@@ -147,7 +147,7 @@ async def _run(
         nursery.start_soon(_stop_on_signals, mountpoint, view)
         nursery.start_soon(_announce, mountpoint, on_ready)
         await pyfuse3.main()
-        loader.start_soon = None
+        loader.start_soon = operations.entries.start_soon = None
         if isinstance(operations, WritableOperations):
             operations.start_soon = None
         nursery.cancel_scope.cancel()
