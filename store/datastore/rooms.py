@@ -8,7 +8,8 @@ from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 
 STEP = 1 << 20
 """Rooms have whole MiB; what is smaller is not worth one."""
-MOST_FREE = 4
+MOST_FREE = 32 << 20
+"""Bytes. Chunks of trees have many sizes: with fewer there would seldom be one that fits."""
 ALONE = 2
 """References to a room that only a variable has: its own, and the one of who counts."""
 
@@ -33,20 +34,21 @@ class Rooms:
         return memoryview(self._take_free(whole) or _new(whole))[:size]
 
     def _take_free(self, whole: int) -> mmap | None:
-        for room in self._free.copy():
-            if whole <= len(room) <= whole + whole // 4:
-                try:
-                    self._free.remove(room)
-                except ValueError:
-                    continue  # another thread has it
-                return room
+        fitting = (room for room in self._free.copy() if whole <= len(room) <= 2 * whole)
+        for room in sorted(fitting, key=len):
+            try:
+                self._free.remove(room)
+            except ValueError:
+                continue  # another thread has it
+            return room
         return None
 
     def give_back(self, rooms: list[mmap]) -> None:
         """Empty the list: into the free ones goes what nobody has a view of, up to a few."""
         while rooms:
             room = rooms.pop()
-            if len(self._free) < MOST_FREE and sys.getrefcount(room) == ALONE:
+            free = sum(map(len, self._free.copy()))
+            if free + len(room) <= MOST_FREE and sys.getrefcount(room) == ALONE:
                 self._free.append(room)
 
     def clear(self) -> None:

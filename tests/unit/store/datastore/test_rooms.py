@@ -46,7 +46,7 @@ def test_not_while_a_part_of_it_is_looked_at() -> None:
     assert bytes(part) == bytes(10)
 
 
-@pytest.mark.parametrize("size", [STEP, 2 * STEP, 16 * STEP])
+@pytest.mark.parametrize("size", [STEP, 2 * STEP, 6 * STEP])
 def test_not_one_of_another_size(size: int) -> None:
     rooms = Rooms()
     give_back(rooms, [taken(rooms, 5 * STEP)])
@@ -56,5 +56,17 @@ def test_not_one_of_another_size(size: int) -> None:
 
 def test_only_a_few_are_kept() -> None:
     rooms = Rooms()
-    give_back(rooms, [taken(rooms, STEP) for _ in range(MOST_FREE + 3)])
-    assert len(rooms) == MOST_FREE
+    give_back(rooms, [taken(rooms, STEP) for _ in range(MOST_FREE // STEP + 3)])
+    assert len(rooms) == MOST_FREE // STEP
+
+
+def test_the_smallest_that_fits_is_taken() -> None:
+    rooms = Rooms()
+    give_back(rooms, [taken(rooms, size * STEP) for size in (4, 3, 5)])
+    for size in (3, 4, 5):
+        assert room_size(taken(rooms, 3 * STEP)) == size * STEP
+    assert len(rooms) == 0
+
+
+def room_size(view: memoryview) -> int:
+    return len(room_of(view) or b"")
