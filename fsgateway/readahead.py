@@ -13,6 +13,7 @@ from fsgateway.bridge import Bridge
 from store.backends.base import Backend
 from store.datastore.archives import IndexedStream
 from store.datastore.chunk_cache import reads_at_once
+from store.datastore.streams import Index
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,8 @@ LARGEST_CHUNK = 16 * MIB
 MAX_AHEAD = 3
 # Below this it may be a look at a file's head; the kernel's own read-ahead window is 1 MiB at most.
 SEQUENTIAL_AFTER = 256 * 1024
+# An image may have long runs of one chunk, zeros say: what comes behind is worth to read ahead.
+LONGEST_RUN = 16
 # Requests of one reader overtake each other, and small files lie a few metadata items apart.
 SLACK = 2 * MIB
 WAYS = 8
@@ -125,7 +128,7 @@ class Loader:
         Afterwards `way.mark` says from which position on to call again.
         """
         end = position + size
-        if not -SLACK <= position - way.position <= SLACK:
+        if not -SLACK <= position - way.position <= SLACK + max(0, way.mark - way.position):
             way.position, way.run = position, 0
         way.run += max(0, end - way.position)
         way.position = max(end, way.position)
@@ -135,7 +138,10 @@ class Loader:
         index = stream.index
         number = index.position(position)
         way.mark = index.range(number)[1]
-        for ahead in range(number + 1, min(number + 1 + self._ahead, len(index))):
+        if number and end - way.run <= index.range(number - 1)[0]:
+            stream.reader.passed(index.digest(number - 1))
+        first = _behind_run(index, number)
+        for ahead in range(first, min(first + self._ahead, len(index))):
             if (
                 index.digest(ahead) not in self._flights
                 and stream.peek(index.range(ahead)[0], 1) is None
@@ -151,3 +157,12 @@ class Loader:
             log.debug("read-ahead of chunk %d: %s", number, error)
         finally:
             self._background.activity.count -= 1
+
+
+def _behind_run(index: Index, number: int) -> int:
+    """The next chunk that is another than this one, or where the look for it was given up."""
+    digest, after = index.digest(number), number + 1
+    end = min(after + LONGEST_RUN, len(index))
+    while after < end and index.digest(after) == digest:
+        after += 1
+    return after

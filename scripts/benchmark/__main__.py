@@ -56,13 +56,13 @@ def chosen_rows(names: list[str]) -> set[str]:
 
 
 def print_table(results: list[dict[str, object]]) -> None:
-    head = f"{'row':24}{'ours':>14}  {'unit':6}{'against':32}{'ratio':>8}{'goal':>8}"
+    head = f"{'row':24}{'ours':>14}  {'unit':8}{'against':30}{'ratio':>8}{'goal':>8}"
     print(f"\n{head}\n{'-' * len(head)}")
     for result in results:
         value = f"{result['value']:,.2f}"
         print(
-            f"{result['row']:24}{value:>14}  {result['unit']:6}"
-            f"{result['against']:32}{result['ratio']:8.2f}"
+            f"{result['row']:24}{value:>14}  {result['unit']:8}"
+            f"{result['against']:30}{result['ratio']:8.2f}"
             + (f"{result['goal']:8.2f}" if result["goal"] else "")
         )
     print(

@@ -25,6 +25,15 @@ def tree_bytes(tree: Path) -> int:
     )
 
 
+def file_count(tree: Path) -> int:
+    """How many regular files there are."""
+    return sum(
+        stat.S_ISREG(os.lstat(os.path.join(parent, name)).st_mode)
+        for parent, _, names in os.walk(tree)
+        for name in names
+    )
+
+
 def copy_part(source: Path, target: Path, size: int) -> None:
     """Copy what fits of a directory's entries, in order of their names, until it is about `size`
     bytes."""

@@ -5,13 +5,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from mmap import mmap
 from typing import NamedTuple
 
 from store.backends.base import Backend
 from store.backends.turns import processors, turn_for
 from store.datastore.chunk_store import ChunkStore
+from store.datastore.rooms import Rooms, room_of
 from store.errors import ChunkMissing, FormatError, IntegrityError, StoreError
-from store.format.blob import decode_chunk
+from store.format.blob import MAX_CHUNK_SIZE, decode_chunk
 from store.format.crypt import CryptConfig
 from store.format.fixed_index import CHUNK_SIZE
 from store.names import Digest, Fingerprint
@@ -19,6 +21,11 @@ from store.names import Digest, Fingerprint
 ENTRY_OVERHEAD = 256
 PREFETCH_THREADS = 2
 QUEUED_PER_THREAD = 4
+PASSED_SHARE = 8
+PASSED_BYTES = 32 << 20
+"""Of what a sequential reader has behind it so much is kept, or an eighth of a small budget."""
+REMEMBERED = 4096
+"""Names of chunks that were let go early: of 16 GiB, in 1 MiB of memory."""
 
 
 def reads_at_once(backend: Backend, few: int, room: int) -> int:
@@ -44,8 +51,15 @@ class Cached(NamedTuple):
     that claims a different protection.
     """
 
-    data: bytes
+    data: bytes | memoryview
     key: Fingerprint | None
+    is_wanted_again: bool = False
+
+    @property
+    def size(self) -> int:
+        """What it takes of the budget."""
+        room = room_of(self.data)
+        return (len(self.data) if room is None else len(room)) + ENTRY_OVERHEAD
 
 
 class _Flight:
@@ -55,7 +69,7 @@ class _Flight:
 
     def __init__(self) -> None:
         self.done = threading.Event()
-        self.data: bytes | None = None
+        self.data: bytes | memoryview | None = None
         self.error: Exception | None = None
 
 
@@ -73,8 +87,11 @@ class ChunkCache:
         """`prefetchers`: threads that load ahead."""
         self.budget_bytes = budget_bytes
         self.prefetchers = prefetchers
+        self.rooms = Rooms()
         self._entries: OrderedDict[bytes, Cached] = OrderedDict()
-        self._used = 0
+        self._passed: OrderedDict[bytes, Cached] = OrderedDict()
+        self._gone: OrderedDict[bytes, None] = OrderedDict()  # passed, and let go
+        self._used = self._used_by_passed = 0
         self._flights: dict[tuple[bytes, Fingerprint | None], _Flight] = {}
         self._lock = threading.Lock()
         self._prefetchers: ThreadPoolExecutor | None = None
@@ -86,18 +103,23 @@ class ChunkCache:
         return self._used
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries) + len(self._passed)
 
-    def get(self, digest: Digest, key: Fingerprint | None) -> bytes | None:
+    def get(self, digest: Digest, key: Fingerprint | None) -> bytes | memoryview | None:
         """The chunk if it is here, as decoded with `key`. Never blocks."""
         entry = self._entries.get(digest)
-        if entry is None or entry.key != key:
+        if entry is None:
+            entry = self._passed.get(digest)
+            return None if entry is None or entry.key != key else entry.data
+        if entry.key != key:
             return None
         with suppress(KeyError):  # dropped by another thread this very moment
             self._entries.move_to_end(digest)
         return entry.data
 
-    def load(self, digest: Digest, key: Fingerprint | None, load: Callable[[], bytes]) -> bytes:
+    def load(
+        self, digest: Digest, key: Fingerprint | None, load: Callable[[], bytes | memoryview]
+    ) -> bytes | memoryview:
         """The chunk from here, or from `load`, which one thread calls while others wait.
 
         Raises what `load` raises.
@@ -131,13 +153,17 @@ class ChunkCache:
         flight.done.set()
 
     def _fly(
-        self, flight: _Flight, digest: Digest, key: Fingerprint | None, load: Callable[[], bytes]
-    ) -> bytes:
+        self,
+        flight: _Flight,
+        digest: Digest,
+        key: Fingerprint | None,
+        load: Callable[[], bytes | memoryview],
+    ) -> bytes | memoryview:
         try:
             data = self.get(digest, key)  # landed between our look and our boarding
             if data is None:
                 data = load()
-                self._keep(digest, Cached(data, key))
+                self._keep(digest, Cached(data, key, digest in self._gone))
             flight.data = data
         except Exception as error:
             flight.error = error
@@ -145,24 +171,67 @@ class ChunkCache:
         return data
 
     def _keep(self, digest: bytes, entry: Cached) -> None:
-        size = len(entry.data) + ENTRY_OVERHEAD
+        size = entry.size
         if size > self.budget_bytes:
             return
+        left: list[mmap] = []
         with self._lock:
-            replaced = self._entries.pop(digest, None)
-            if replaced is not None:
-                self._used -= len(replaced.data) + ENTRY_OVERHEAD
+            self._gone.pop(digest, None)
+            self._drop(digest, left)
             while self._used + size > self.budget_bytes:
-                _, oldest = self._entries.popitem(last=False)
-                self._used -= len(oldest.data) + ENTRY_OVERHEAD
+                self._drop(next(iter(self._passed or self._entries)), left)
             self._entries[digest] = entry
             self._used += size
+        self.rooms.give_back(left)
+
+    def _drop(self, digest: bytes, left: list[mmap]) -> None:
+        """Forget a chunk if it is here; its room goes to those that were left."""
+        entry = self._entries.pop(digest, None)
+        if entry is None:
+            entry = self._passed.pop(digest, None)
+            if entry is None:
+                return
+            self._used_by_passed -= entry.size
+        self._used -= entry.size
+        room = room_of(entry.data)
+        if room is not None:
+            left.append(room)
+
+    def passed(self, digest: Digest) -> None:
+        """Somebody who reads a file from its beginning on has this chunk behind him.
+
+        He will hardly come back, and the kernel has it, too. So of such chunks only the newest
+        stay, for others who follow close by, and a long file is read through little memory, the
+        same again and again. Who does come back, later, is believed: what was let go so and is
+        loaded again stays like all others.
+        """
+        left: list[mmap] = []
+        with self._lock:
+            entry = self._entries.get(digest)
+            if entry is None or entry.is_wanted_again:
+                return
+            self._passed[digest] = self._entries.pop(digest)
+            self._used_by_passed += entry.size
+            del entry
+            while self._used_by_passed > min(PASSED_BYTES, self.budget_bytes // PASSED_SHARE):
+                oldest = next(iter(self._passed))
+                self._drop(oldest, left)
+                self._remember(oldest)
+        self.rooms.give_back(left)
+
+    def _remember(self, digest: bytes) -> None:
+        self._gone[digest] = None
+        if len(self._gone) > REMEMBERED:
+            self._gone.popitem(last=False)
 
     def clear(self) -> None:
         """Forget all chunks."""
         with self._lock:
             self._entries.clear()
-            self._used = 0
+            self._passed.clear()
+            self._gone.clear()
+            self._used = self._used_by_passed = 0
+        self.rooms.clear()
 
     def prefetch(self, digest: Digest, key: Fingerprint | None, load: Callable[[], object]) -> None:
         """Run `load` in the background; dropped when it was asked for, or enough is waiting.
@@ -220,7 +289,7 @@ class ChunkReader:
         """Where the chunks are."""
         return self._chunks.backend
 
-    def read(self, digest: Digest, size: int, offset: int) -> bytes:
+    def read(self, digest: Digest, size: int, offset: int) -> bytes | memoryview:
         """One whole chunk of `size` bytes, from the cache or the store.
 
         `offset` is where the archive has it, for messages.
@@ -236,16 +305,20 @@ class ChunkReader:
             raise type(error)(f"{self.name}: at offset {offset}: {error}") from error
         return data
 
-    def peek(self, digest: Digest) -> bytes | None:
+    def peek(self, digest: Digest) -> bytes | memoryview | None:
         """The chunk if it is in the cache; no waiting, no I/O."""
         return self._cache.get(digest, self._cache_key)
+
+    def passed(self, digest: Digest) -> None:
+        """A sequential reader has it behind him."""
+        self._cache.passed(digest)
 
     def prefetch(self, digest: Digest, size: int, offset: int) -> None:
         """Start loading a chunk that will be wanted soon."""
         if self.peek(digest) is None:
             self._cache.prefetch(digest, self._cache_key, lambda: self.read(digest, size, offset))
 
-    def _load(self, digest: Digest, size: int) -> bytes:
+    def _load(self, digest: Digest, size: int) -> bytes | memoryview:
         """Read and decode; what is bad or missing from another copy, if the storage has one.
 
         Only here the content is known: a CRC covers neither an encrypted chunk's IV and tag, nor
@@ -263,7 +336,7 @@ class ChunkReader:
                 raise
             raise type(error)(f"chunk {digest}: {error}") from error
 
-    def _load_copy(self, bad: bytes, digest: Digest, size: int) -> bytes | None:
+    def _load_copy(self, bad: bytes, digest: Digest, size: int) -> bytes | memoryview | None:
         """The first copy that can be decoded; it replaces the others."""
         for copy in self._chunks.copies(digest):
             if copy == bad:
@@ -274,6 +347,9 @@ class ChunkReader:
                 return plain
         return None
 
-    def _decode(self, raw: bytes, digest: Digest, size: int) -> bytes:
+    def _decode(self, raw: bytes, digest: Digest, size: int) -> bytes | memoryview:
         with turn_for(self.backend):
-            return decode_chunk(raw, self.key, digest, size, encrypted=self.encrypted)
+            target = self._cache.rooms.take(size) if size <= MAX_CHUNK_SIZE else None
+            return decode_chunk(
+                raw, self.key, digest, size, encrypted=self.encrypted, target=target
+            )

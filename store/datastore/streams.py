@@ -53,7 +53,7 @@ class IndexedStream:
         start, end, digest = self._locate(offset)
         data = self.reader.read(digest, end - start, start)
         if offset + size <= end:
-            return data if size == end - start else data[offset - start : offset - start + size]
+            return bytes(data[offset - start : offset - start + size])
         parts: list[Buffer] = [memoryview(data)[offset - start :]]
         left = offset + size - end
         while left > 0:
@@ -144,7 +144,7 @@ class IndexedStream:
                 pool.finish()
 
     def _in_order(self, pool: Workers, start: int, end: int) -> Iterator[memoryview]:
-        coming: deque[tuple[int, Future[bytes]]] = deque()
+        coming: deque[tuple[int, Future[bytes | memoryview]]] = deque()
         following = ahead = start  # located so far, and handed out
         try:
             while coming or following < end:

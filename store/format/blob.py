@@ -33,6 +33,8 @@ COMPRESSION_LEVEL = 1
 MOST_PLAIN_PER_BYTE = 32 * 1024
 SMALLEST_BITE = 64
 ROOMS_KEPT = 4
+# A chunk has 128 of them, unless its writer flushed often.
+MOST_BLOCKS = 1024
 
 
 class _Tools(threading.local):
@@ -143,23 +145,39 @@ def decode_blob(
         KeyRequired: encrypted, and no key given.
     Source: proxmox-backup pbs-datastore/src/{file_formats,data_blob}.rs (spec section 2).
     """
+    plain = _decode(raw, key, max_size, None)
+    assert isinstance(plain, bytes)
+    return plain
+
+
+def _decode(
+    raw: Buffer, key: CryptConfig | None, max_size: int, target: memoryview | None
+) -> bytes | memoryview:
+    """`decode_blob`, into `target` if it is just what fits in there."""
     magic, payload = _checked_payload(raw)
     compressed = magic in COMPRESSED_MAGICS
     if magic not in ENCRYPTED_MAGICS:
-        return _unpack(payload, max_size, compressed=compressed)
+        return _unpack(payload, max_size, target, compressed=compressed)
     if key is None:
         raise KeyRequired("the blob is encrypted, and no key was given")
     _, _, iv, tag = ENCRYPTED_HEADER.unpack_from(raw)
     with _rooms.room(len(payload) + CIPHER_SLACK) as room:
         payload = key.decrypt_into(iv, tag, payload, room)
-        return _unpack(payload, max_size, compressed=compressed)
+        return _unpack(payload, max_size, target, compressed=compressed)
 
 
-def _unpack(payload: memoryview, max_size: int, *, compressed: bool) -> bytes:
+def _unpack(
+    payload: memoryview, max_size: int, target: memoryview | None, *, compressed: bool
+) -> bytes | memoryview:
     if compressed:
+        if target is not None and _decompress_into(payload, target):
+            return target
         return _decompress(payload, max_size)
     if len(payload) > max_size:
         raise FormatError(f"blob holds {len(payload)} bytes, more than the {max_size} allowed")
+    if target is not None and len(payload) == len(target):
+        target[:] = payload
+        return target
     return bytes(payload)
 
 
@@ -179,8 +197,14 @@ def check_blob(raw: Buffer) -> None:
 
 
 def decode_chunk(
-    raw: Buffer, key: CryptConfig | None, digest: Digest, size: int, *, encrypted: bool
-) -> bytes:
+    raw: Buffer,
+    key: CryptConfig | None,
+    digest: Digest,
+    size: int,
+    *,
+    encrypted: bool,
+    target: memoryview | None = None,
+) -> bytes | memoryview:
     """Return the plaintext of one chunk, fully verified.
 
     Args:
@@ -190,6 +214,11 @@ def decode_chunk(
         size: the length the index gives it, in bytes.
         encrypted: whether the manifest says its archive is. A plain chunk in an encrypted archive
             may be an attack.
+        target: `size` bytes to put the plaintext in, where that saves fresh memory. They may also
+            be left alone, and after an error hold anything.
+
+    Returns:
+        The plaintext: `target` read-only, or bytes of their own.
 
     Raises:
         FormatError, KeyRequired: as `decode_blob`; also a `size` beyond MAX_CHUNK_SIZE (16 MiB).
@@ -201,13 +230,13 @@ def decode_chunk(
     if is_encrypted(raw) != encrypted:
         found, expected = ("plain", "encrypted") if encrypted else ("encrypted", "plain")
         raise IntegrityError(f"the chunk is {found}, its archive is {expected}")
-    plain = decode_blob(raw, key, max_size=MAX_CHUNK_SIZE)
+    plain = _decode(raw, key, MAX_CHUNK_SIZE, target)
     if len(plain) != size:
         raise IntegrityError(f"the chunk holds {len(plain)} bytes, the index says {size}")
     found_digest = chunk_digest(plain, key if encrypted else None)
     if found_digest != digest:
         raise IntegrityError(f"the chunk's content has the digest {found_digest}")
-    return plain
+    return plain.toreadonly() if isinstance(plain, memoryview) else plain
 
 
 def _checked_payload(raw: Buffer) -> tuple[bytes, memoryview]:
@@ -238,6 +267,37 @@ def _decompress(payload: memoryview, max_size: int) -> bytes:
     except zstandard.ZstdError:
         pass  # more than one frame, or damage: the long way tells which
     return _decompress_frames(payload, max_size)
+
+
+def _decompress_into(payload: memoryview, target: memoryview) -> bool:
+    """Unpack zstd data if it is one frame that fills `target`; False where it is not, or bad."""
+    try:
+        if zstandard.frame_content_size(payload) != len(target) or _frame_size(payload) != len(
+            payload
+        ):
+            return False
+        with _tools.decompressor.stream_reader(payload) as frame:
+            return bool(frame.readinto(target) == len(target))
+    except zstandard.ZstdError:
+        return False  # the long way tells what is wrong
+
+
+def _frame_size(payload: memoryview) -> int:
+    """How long the first frame is, by the sizes of its blocks.
+
+    More than there is if it is cut short, or has absurdly many blocks.
+
+    Source: RFC 8878, 3.1.1. A block has a header of 3 bytes: last 1 bit, type 2 bits, size 21 bits.
+    """
+    position = zstandard.frame_header_size(payload)
+    for _ in range(MOST_BLOCKS):
+        block = int.from_bytes(payload[position : position + 3], "little")
+        is_one_byte_repeated = block & 6 == 2
+        position += 3 + (1 if is_one_byte_repeated else block >> 3)
+        if block & 1:
+            has_checksum = zstandard.get_frame_parameters(payload).has_checksum
+            return position + (4 if has_checksum else 0)
+    return len(payload) + 1
 
 
 def _decompress_frames(payload: memoryview, max_size: int) -> bytes:

@@ -25,14 +25,19 @@ class Chunks:
         self.index = self
         self.size = count * CHUNK
         self.cached: set[int] = set()
+        self.same: dict[int, int] = {}
         self.reads: list[int] = []
+        self.reader, self.passed_by = self, list[int]()
         self.lock = threading.Lock()
 
     def __len__(self) -> int:
         return self.count
 
     def digest(self, number: int) -> Digest:
-        return Digest(number.to_bytes(32, "big"))
+        return Digest(self.same.get(number, number).to_bytes(32, "big"))
+
+    def passed(self, digest: Digest) -> None:
+        self.passed_by.append(int.from_bytes(digest, "big"))
 
     def range(self, number: int) -> tuple[int, int]:
         return number * CHUNK, (number + 1) * CHUNK
@@ -115,6 +120,45 @@ def test_a_sequential_reader_is_read_ahead_of() -> None:
     run(main)
     assert sorted(chunks.reads) == [1, 2, 3]
     assert way.mark == CHUNK
+
+
+def read_on(loader: Loader, chunks: Chunks, way: Way, start: int, end: int) -> None:
+    """As `Reader.read` does: what is before the mark is only read."""
+    for position in range(start, end, MIB):
+        if position + MIB > way.mark:
+            loader.follow(chunks.stream, way, position, MIB)
+
+
+def test_what_a_sequential_reader_has_behind_him_is_told() -> None:
+    chunks, way = Chunks(10), Way(0)
+
+    async def main(loader: Loader) -> None:
+        read_on(loader, chunks, way, 0, 3 * CHUNK + MIB)
+
+    run(main)
+    assert sorted(set(chunks.passed_by)) == [0, 1, 2]
+
+
+def test_a_chunk_read_in_part_is_not_passed() -> None:
+    chunks, way = Chunks(10), Way(0)
+
+    async def main(loader: Loader) -> None:
+        read_on(loader, chunks, way, CHUNK + 2 * MIB, 3 * CHUNK + MIB)
+
+    run(main)
+    assert sorted(set(chunks.passed_by)) == [2]
+
+
+def test_what_comes_behind_a_run_of_one_chunk_is_read_ahead() -> None:
+    chunks, way = Chunks(12), Way(0)
+    chunks.same = dict.fromkeys(range(1, 6), 0)
+
+    async def main(loader: Loader) -> None:
+        loader.follow(chunks.stream, way, 0, MIB)
+        await trio.testing.wait_all_tasks_blocked()
+
+    run(main)
+    assert sorted(chunks.reads) == [6, 7, 8]
 
 
 def test_the_end_and_a_small_cache_limit_it() -> None:

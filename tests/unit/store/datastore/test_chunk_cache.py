@@ -46,6 +46,81 @@ def test_the_least_recently_used_goes() -> None:
     assert [number for number in range(1, 5) if cache.get(digest(number), None)] == [1, 3, 4]
 
 
+MIB = 1 << 20
+
+
+def load_room(cache: ChunkCache, number: int) -> bytes | memoryview:
+    """A chunk of 1 MiB as they are decoded: in a room of the cache."""
+
+    def fill() -> memoryview:
+        room = cache.rooms.take(MIB)
+        assert room is not None
+        room[:] = bytes([number]) * MIB
+        return room.toreadonly()
+
+    return cache.load(digest(number), None, fill)
+
+
+def read_through(cache: ChunkCache, count: int) -> int:
+    """The most that was used by a reader who leaves chunk after chunk behind."""
+    most = 0
+    for number in range(count):
+        load_room(cache, number)
+        most = max(most, cache.used_bytes)
+        cache.passed(digest(number))
+    return most
+
+
+def test_a_sequential_reader_takes_little_memory() -> None:
+    cache = ChunkCache(64 * MIB)
+    load(cache, 200)
+    assert read_through(cache, 100) < 10 * MIB
+    assert cache.get(digest(200), None) is not None
+    assert cache.get(digest(99), None) == bytes([99]) * MIB  # who follows close by has it
+    assert cache.get(digest(0), None) is None
+
+
+def test_who_comes_back_is_believed() -> None:
+    cache = ChunkCache(64 * MIB)
+    for _ in range(2):
+        read_through(cache, 20)
+    cache.passed(digest(0))
+    assert all(cache.get(digest(number), None) is not None for number in range(12))
+    assert cache.used_bytes <= 64 * MIB
+
+
+def test_what_was_passed_makes_room_first() -> None:
+    cache = ChunkCache(3 * (MIB + ENTRY_OVERHEAD))
+    cache.passed(digest(9))  # is not here
+    for number in range(3):
+        load_room(cache, number)
+    cache._passed[digest(1)] = cache._entries.pop(digest(1))
+    cache._used_by_passed = MIB + ENTRY_OVERHEAD
+    load_room(cache, 3)
+    assert [number for number in range(4) if cache.get(digest(number), None)] == [0, 2, 3]
+    assert cache._used_by_passed == 0
+
+
+def test_a_room_is_used_again_when_nobody_looks_into_it() -> None:
+    cache = ChunkCache(MIB + ENTRY_OVERHEAD)
+    views = []
+    for number in range(20):
+        view = memoryview(load_room(cache, number))[10:20]
+        if number % 2:
+            views.append((number, view))
+        del view
+    assert [bytes(view) for _, view in views] == [bytes([number]) * 10 for number, _ in views]
+    assert len({id(view.obj) for _, view in views}) == len(views)
+    kept = memoryview(cache.get(digest(19), None) or b"").obj
+    views.clear()
+    load_room(cache, 20)
+    del kept
+    load_room(cache, 21)
+    assert len(cache.rooms) > 0
+    cache.clear()
+    assert len(cache.rooms) == 0
+
+
 def test_a_chunk_of_another_protection_is_no_hit() -> None:
     cache = ChunkCache(10_000)
     load(cache, 1)

@@ -177,6 +177,48 @@ def test_mutated_zstd_data_behind_a_good_crc(plain: bytes, data: st.DataObject) 
         decode_blob(compressed_blob(frame), max_size=len(plain))
 
 
+def outcome(raw: bytes, plain: bytes, target: memoryview | None) -> bytes | type[Exception]:
+    digest = chunk_digest(plain, None)
+    try:
+        return bytes(decode_chunk(raw, None, digest, len(plain), encrypted=False, target=target))
+    except (FormatError, IntegrityError) as error:
+        return type(error)
+
+
+@given(plain=st.sampled_from([WORDS, bytes(300_000), NOISE]), data=st.data())
+def test_a_target_changes_nothing(plain: bytes, data: st.DataObject) -> None:
+    """Whatever the frame is like, and whatever comes behind it."""
+    frames = [blob_frame(plain), streamed_frame(plain), blob_frame(plain[:100])]
+    frame = bytearray(b"".join(data.draw(st.lists(st.sampled_from(frames), min_size=1))))
+    frame += data.draw(st.sampled_from([b"", b"", b"x", bytes(3), blob_frame(b"")]))
+    for _ in range(data.draw(st.integers(0, 2))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    raw = bytes(compressed_blob(frame[: data.draw(st.sampled_from([len(frame), len(frame) - 1]))]))
+    room = memoryview(bytearray(len(plain)))
+    assert outcome(raw, plain, room) == outcome(raw, plain, None)
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+@pytest.mark.parametrize("plain", [WORDS, bytes(300_000), NOISE])
+def test_a_target_is_what_comes_back(plain: bytes, key: CryptConfig | None) -> None:
+    raw, room = encode_blob(plain, key, iv=IV), bytearray(len(plain))
+    digest, target = chunk_digest(plain, key), memoryview(room)
+    found = decode_chunk(raw, key, digest, len(plain), encrypted=key is not None, target=target)
+    assert isinstance(found, memoryview)
+    assert found.readonly
+    assert found.obj is room
+    assert room == plain
+
+
+def test_a_frame_of_endless_empty_blocks_is_not_walked_through() -> None:
+    frame = blob_frame(b"x" * 1000)[:6] + bytes(3_000_000)
+    with pytest.raises(FormatError):
+        decode_chunk(
+            compressed_blob(frame), None, chunk_digest(b"", None), 1000, encrypted=False,
+            target=memoryview(bytearray(1000)),
+        )  # fmt: skip
+
+
 def blob_frame(plain: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=1).compress(plain)
 
