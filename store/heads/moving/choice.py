@@ -105,10 +105,10 @@ class Choice:
                 yield from self._of_content(content, inode.size, inode.kept, least=CHUNK_SIZE)
 
     def _files(self, archive: int) -> Iterator[tuple[Inode, Content]]:
-        """The files of a tree that have a name, and content of the head's own."""
+        """The files of a tree that have content of the head's own, with or without a name."""
         for key, generation, value in self._rows.keys(archive, ALL):
             inode, far, inline = Inode.decode(0, generation, value)
-            if inode.is_file and inode.nlink and (far or inline):
+            if inode.is_file and (far or inline):
                 inode.add_content(key, {}, self._rows.region_numbers(key) if far else set(), inline)
                 assert inode.content is not None
                 yield inode, inode.content

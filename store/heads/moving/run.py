@@ -37,15 +37,23 @@ class _Moved(NamedTuple):
 
 
 def move_early(head: OpenHead, check: Callable[[], None]) -> int:
-    """Bring the journal below half of its budget, in steps; how many bytes of it were of use.
+    """Bring the journal below half of its budget, in steps; how many bytes it was of use for.
 
     `check` raises to end it early. Only one at a time, and none during a seal.
     Raises StoreError; the head is as it was.
     """
     journal = head.journal
+    before = journal.segments.total_bytes
+    journal.commit()  # which removes segments of no use
+    freed = before - journal.segments.total_bytes
+    return max(freed, 0) + _move_oldest(head, check)
+
+
+def _move_oldest(head: OpenHead, check: Callable[[], None]) -> int:
+    """Move what the oldest segments have; how many bytes."""
+    journal = head.journal
     journal.is_kept = True
     try:
-        journal.commit()
         surplus = journal.segments.total_bytes - journal.budget_bytes // 2
         chosen = oldest_segments(
             journal.segments.sizes, journal.segments.stamp, min(surplus, MOST_BYTES)
