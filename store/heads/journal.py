@@ -129,6 +129,7 @@ class Journal:
             self._unlooked = 0
         if self.segments.total_bytes + size > self.early_bytes:
             self.move_early()
+            size = min(size, self.budget_bytes // 4)  # a larger one would wait for ever
             if self.segments.total_bytes + size > self.budget_bytes:
                 self._wait_for_room(size)
 

@@ -1,5 +1,6 @@
 """A journal that fills up: what it has moves to the datastore, and is as safe there."""
 
+import errno
 import logging
 import random
 import threading
@@ -12,7 +13,7 @@ import pytest
 from store.datastore.archives import ChunkCache
 from store.datastore.datastore import Datastore
 from store.datastore.snapshots import SyncLevel
-from store.errors import ChunkMissing, StoreError
+from store.errors import ChunkMissing, OutOfSpace, StoreError
 from store.format.crypt import CryptConfig, chunk_digest
 from store.heads import Heads
 from store.heads.head import OpenHead
@@ -265,3 +266,32 @@ def test_a_seal_does_not_wait_for_a_move(datastore: Datastore, heads: Heads) -> 
         snapshot = head.seal()
         assert datastore.list_snapshots(ROOT, GROUP) == [snapshot]
         check(head)
+
+
+@pytest.mark.expect_warnings
+def test_a_full_journal_without_a_datastore(tmp_path: Path) -> None:
+    """After a while there is no space; nothing of before is lost, and later it goes on."""
+    vault, away = tmp_path / "vault", tmp_path / "away"
+    datastore = Datastore("vault", bare_backend(vault))
+    heads = Heads(datastore, tmp_path / "heads", budget_bytes=4 * MIB, sync_level=SyncLevel.NONE)
+    with heads.open(ROOT, GROUP) as head:
+        head.journal.patience_s = 0.5
+        image = head.create_image("disk.img", SIZE)
+        vault.rename(away)
+        written = 0
+
+        def fill_up() -> None:
+            nonlocal written
+            while written < 9:
+                image.write(written * MIB, DISK[written * MIB : (written + 1) * MIB])
+                written += 1
+
+        with pytest.raises(OutOfSpace) as caught:
+            fill_up()
+        assert caught.value.errno == errno.ENOSPC
+        assert written >= 3
+        image.flush()
+        assert image.read(0, written * MIB) == DISK[: written * MIB]
+        away.rename(vault)
+        image.write(written * MIB, DISK[written * MIB :])
+        assert image.read(0, SIZE) == DISK
