@@ -128,10 +128,14 @@ class Journal:
             self._look_at_space()
             self._unlooked = 0
         if self.segments.total_bytes + size > self.early_bytes:
+            self._make_room(size)
+
+    def _make_room(self, size: int) -> None:
+        size = min(size, self.budget_bytes // 4)  # a larger one would wait for ever
+        if self.segments.total_bytes > self.early_bytes:
             self.move_early()
-            size = min(size, self.budget_bytes // 4)  # a larger one would wait for ever
-            if self.segments.total_bytes + size > self.budget_bytes:
-                self._wait_for_room(size)
+        if self.segments.total_bytes + size > self.budget_bytes:
+            self._wait_for_room(size)
 
     def _look_at_space(self) -> None:
         while True:

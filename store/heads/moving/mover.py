@@ -70,6 +70,7 @@ class Mover:
                 "%s: its journal is filling up, and can't be moved: %s", self._head.group, error
             )
         finally:
-            if not useful:
+            journal = self._head.journal
+            if not useful and journal.segments.total_bytes > journal.early_bytes:
                 self._not_before = time.monotonic() + AGAIN_S
             self._moving.release()

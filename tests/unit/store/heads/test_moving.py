@@ -80,7 +80,7 @@ def check(head: OpenHead) -> None:
 
 @pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
 def test_what_moved_is_safe_and_sealed_by_name(
-    datastore: Datastore, heads: Heads, key: CryptConfig | None
+    datastore: Datastore, heads: Heads, key: CryptConfig | None, tmp_path: Path
 ) -> None:
     """Its room in the journal is free, garbage collection keeps it, the seal stores it no more."""
     mine = Heads(datastore, heads.directory, key=key, sync_level=SyncLevel.NONE)
@@ -89,6 +89,9 @@ def test_what_moved_is_safe_and_sealed_by_name(
         assert move_all(head) >= 2 * len(LARGE)
         assert head.journal.segments.total_bytes == 0
         check(head)
+    if key is not None:
+        raw = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+        assert not [file for file in raw if LARGE[:32] in file or b"f100" in file]
     assert pinned(datastore) == set(datastore.chunks.iterate())
     assert collect_garbage(datastore) == 0
     before = chunks(datastore)
