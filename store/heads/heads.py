@@ -22,7 +22,7 @@ from store.format.manifest import CryptMode
 from store.heads.base import HeadInfo
 from store.heads.database import Rows
 from store.heads.head import OpenHead
-from store.heads.moving.pins import Pins, remove_pins
+from store.heads.moving.pins import GROUP_PREFIX, Pins, remove_pins
 from store.heads.place import (
     Description,
     default_directory,
@@ -252,10 +252,13 @@ class Heads:
             remove_directory(path)
 
     def _remove_pins(self, namespace: Namespace, path: str) -> None:
-        """Let go of what a head has moved to the datastore."""
+        """Let go of what a head has moved to the datastore, if its journal can still tell."""
         rows = Rows(f"{path}/journal.sqlite", Protection(None))
         try:
             group = Pins(self.datastore, namespace, rows).group
+        except StoreError as error:
+            log.warning("%s; if it has a group host/%s…, forget that", error, GROUP_PREFIX)
+            return
         finally:
             rows.close()
         if group is not None:

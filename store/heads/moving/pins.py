@@ -11,6 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from store.datastore.datastore import Datastore
 from store.datastore.snapshots import SnapshotWriter, SyncLevel
@@ -96,14 +97,15 @@ def new_group_name() -> str:
 def remove_pins(
     datastore: Datastore, namespace: Namespace, group: BackupGroup, *, keep: Snapshot | None = None
 ) -> None:
-    """Let go of what a head has moved. Raises StoreError."""
+    """Let go of what a head has moved; without `keep` of the group, too. Raises StoreError."""
     for snapshot in datastore.list_snapshots(namespace, group):
         if snapshot != keep:
-            try:
+            with suppress(NotFound):  # somebody was faster
                 datastore.set_protected(namespace, snapshot, False)
                 datastore.forget_snapshot(namespace, snapshot)
-            except NotFound:
-                continue  # somebody was faster
+    if keep is None:
+        with suppress(NotFound):  # it is there if a crash has left an unfinished one
+            datastore.forget_group(namespace, group)
 
 
 __all__ = ["FILENAME", "GROUP", "PIN", "Pins", "new_group_name", "remove_pins"]

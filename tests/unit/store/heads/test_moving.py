@@ -4,6 +4,7 @@ import errno
 import logging
 import random
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,37 @@ def test_a_discarded_head_lets_go(datastore: Datastore, heads: Heads) -> None:
     assert pin_groups(datastore)
     heads.discard(ROOT, GROUP)
     assert not datastore.list_groups(ROOT, empty=True)
+
+
+@pytest.mark.expect_warnings
+def test_a_damaged_head_can_be_discarded(heads: Heads, datastore: Datastore) -> None:
+    with heads.open(ROOT, GROUP) as head:
+        path = Path(head.directory)
+    (path / "journal.sqlite").write_bytes(b"")
+    heads.discard(ROOT, GROUP)
+    assert not heads.exists(ROOT, GROUP)
+
+
+def test_a_file_without_a_name_keeps_what_moved(datastore: Datastore, heads: Heads) -> None:
+    """Over seals, for as long as somebody has it open; then its pin goes."""
+    with heads.open(ROOT, GROUP) as head:
+        fill(head)
+        tree = head.tree("root.pxar")
+        number = tree.lookup(tree.root, b"large").number
+        tree.hold(number)
+        move_all(head)
+        tree.unlink(tree.root, b"large")
+        for _ in range(2):
+            tree.create(tree.root, b"%d" % time.monotonic_ns(), 0o644, 0, 0)
+            head.seal()
+            assert len(pinned(datastore)) >= 3
+            collect_garbage(datastore)
+            heads.cache.clear()
+            assert tree.read(number, 0, SIZE) == LARGE
+        tree.release(number)
+        tree.create(tree.root, b"last", 0o644, 0, 0)
+        head.seal()
+        assert not pin_groups(datastore)
 
 
 @pytest.mark.expect_warnings
