@@ -47,7 +47,7 @@ a writable mount: host|vm|ct/ID/current/ is the group's head, which becomes its 
   seal=idle:N           N seconds after the last write, and at umount (default: idle:300); else
                         seal=close: at umount; seal=manual: by `vaultway head seal` only
   heads=DIRECTORY       where heads are (default: ~/.local/state/vaultway/heads)
-  journal=SIZE          room for each there (default: 16G); then it is sealed early
+  journal=SIZE          room for each there (default: 16G); the rest moves to the datastore
   noxattr               no extended attributes and ACLs in the whole mount: small files go faster
 
 in /etc/fstab, after `vaultway mount --install-helpers` (then also: mount -t vaultway ...):

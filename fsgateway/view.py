@@ -3,6 +3,7 @@
 Called in threads only, from several at once. No lock is held while the datastore is read.
 """
 
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -17,7 +18,7 @@ from store.datastore.archives import IndexedStream, SnapshotReader
 from store.datastore.chunk_cache import cache_over, reads_at_once
 from store.datastore.datastore import Datastore, DatastoreStatus
 from store.disks.disk import Disk, Disks
-from store.errors import KeyRequired, StoreError, WrongKey
+from store.errors import BackendError, KeyRequired, StoreError, WrongKey
 from store.format.buffer import ReadAt
 from store.format.crypt import CryptConfig
 from store.format.manifest import FileInfo
@@ -31,11 +32,15 @@ from store.trees.kept_listings import KeptListings, open_kept_listings
 if TYPE_CHECKING:
     from fsgateway.tree import GroupNode, Node
 
+log = logging.getLogger(__name__)
+
 OPEN_SNAPSHOTS = 32
 REMEMBERED = 4096
 STATUS_S = 10.0
 # Loaded ahead of who walks through an archive on a storage far away: 16 MiB, of each that is open.
 CHUNKS_AHEAD = 4
+AWAY_S = 30.0
+"""How long a storage that failed is not asked again for what it listed before."""
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -321,7 +326,7 @@ class View:
 
     def namespaces(self, parent: Namespace) -> list[Namespace]:
         """The namespaces right below `parent`, at most a second old, as are the next two."""
-        return self._namespaces.get(parent, lambda: self._child_namespaces(parent), CHANGING_S)
+        return self._listed(self._namespaces, parent, lambda: self._child_namespaces(parent))
 
     def _child_namespaces(self, parent: Namespace) -> list[Namespace]:
         depth = len(parent.components) + 1
@@ -330,14 +335,27 @@ class View:
 
     def groups(self, namespace: Namespace) -> list[BackupGroup]:
         """The backup groups of a namespace."""
-        return self._groups.get(
-            namespace, lambda: self.datastore.list_groups(namespace), CHANGING_S
-        )
+        return self._listed(self._groups, namespace, lambda: self.datastore.list_groups(namespace))
 
     def snapshots(self, namespace: Namespace, group: BackupGroup) -> list[Snapshot]:
         """The finished snapshots of a group, oldest first."""
         key = namespace, group
-        return self._snapshots.get(key, lambda: self.datastore.list_snapshots(*key), CHANGING_S)
+        return self._listed(self._snapshots, key, lambda: self.datastore.list_snapshots(*key))
+
+    def _listed(self, known: Recent[K, list[T]], key: K, ask: Callable[[], list[T]]) -> list[T]:
+        """A listing, at most a second old; with heads that of before while the storage is away.
+
+        The way to a head leads through it, and writing there needs nothing else of the storage.
+        """
+        try:
+            return known.get(key, ask, CHANGING_S)
+        except BackendError as error:
+            found = known.peek(key)
+            if self.writable is None or found is None:
+                raise
+            log.warning("%s; what was listed before is shown", error)
+            known.keep(key, found, time.monotonic() + AWAY_S)
+            return found
 
     def open(self, ident: SnapshotId) -> OpenSnapshot:
         """A snapshot, opened once while it is among those used last. Raises as OpenSnapshot."""

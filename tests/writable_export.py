@@ -69,6 +69,16 @@ def is_running(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
+def qemu_io(export: Export, *commands: str) -> str:
+    """What it says; a failed request is said there, too."""
+    arguments = [word for command in commands for word in ("-c", command)]
+    done = subprocess.run(
+        ["qemu-io", "-f", "raw", *arguments, export.uri],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
 @contextmanager
 def writable(
     place: Path, *arguments: object, env: Mapping[str, str] | None = None

@@ -35,6 +35,11 @@ class WritableMount:
         return self.folder / "vault"
 
     @property
+    def repository(self) -> str:
+        """Where the datastore is."""
+        return str(self.vault)
+
+    @property
     def mountpoint(self) -> Path:
         return self.folder / "mnt"
 
@@ -70,12 +75,21 @@ class WritableMount:
 
     def command(self, mountpoint: Path, options: str) -> list[str]:
         """That mounts it somewhere, in the foreground."""
-        words = (PROGRAM, "mount", self.vault, mountpoint, "-f", "-o", options, *self.arguments)
+        words = (
+            PROGRAM,
+            "mount",
+            self.repository,
+            mountpoint,
+            "-f",
+            "-o",
+            options,
+            *self.arguments,
+        )
         return [str(word) for word in words]
 
     def words(self, *arguments: object) -> list[str]:
         """A command about the datastore."""
-        return [str(word) for word in (PROGRAM, *arguments, "--repository", self.vault)]
+        return [str(word) for word in (PROGRAM, *arguments, "--repository", self.repository)]
 
     def up(self, options: str | None = None) -> None:
         """Mount, and wait until it answers."""
@@ -114,7 +128,7 @@ class WritableMount:
 
     def head(self, *arguments: object, expect: int = 0) -> str:
         """`vaultway head ...`; what it printed."""
-        words = ("head", *arguments, "--repository", self.vault, *self.arguments)
+        words = ("head", *arguments, "--repository", self.repository, *self.arguments)
         done = run(*words, "--heads", self.heads, env=self.env, expect=expect)
         return done.stdout + done.stderr
 

@@ -96,7 +96,7 @@ class IndexedStream:
             position = end
         return b"".join(parts)
 
-    def piece(self, offset: int, end: int) -> tuple[bytes, int] | None:
+    def piece(self, offset: int, end: int) -> tuple[Buffer, int] | None:
         """The chunk that has all from `offset` to `end`, and where it begins.
 
         None if there is none, or if it is not in the cache: no waiting, no I/O.

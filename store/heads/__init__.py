@@ -17,6 +17,8 @@ heads      Heads: list, create, open, discard; place says where on the local dis
 head       OpenHead: one group's, its archives
 journal    what makes it last: segments (data), database (metadata), protection (encryption)
 content    bytes of a file or image: extents in segments over a snapshot's stream
+moved      chunks in the datastore that extents may be in as well
+moving     how content gets there when the journal fills up
 tree       inodes, directories, and the operations on them
 image      a disk
 sealing    a head's state as a snapshot, by the writer of operations.backup

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from store.format.buffer import Buffer
 from store.heads.database import Rows
-from store.heads.extents import REGION, ZERO, Extent, Region, cut, put, since
+from store.heads.extents import CHUNK, REGION, ZERO, Extent, Region, cut, put, since
 from store.heads.segments import MAX_PAYLOAD, Segments
 
 INLINE = 32
@@ -20,7 +20,10 @@ CROWDED = 2048
 
 
 class Piece(NamedTuple):
-    """Bytes `start` to `end`, exclusive: of a record, zeros (record ZERO), the base (segment 0)."""
+    """Bytes `start` to `end`, exclusive: of a record or a moved chunk, zeros, the base (segment 0).
+
+    `record` is CHUNK or more for a chunk, ZERO for zeros.
+    """
 
     start: int
     end: int
@@ -32,7 +35,7 @@ class Piece(NamedTuple):
 class Content:
     """Extents by region.
 
-    stored: the regions that have rows. live: where bytes are counted, by segment.
+    stored: the regions that have rows. live: where bytes are counted, by segment or chunk.
     """
 
     __slots__ = ("dirty", "live", "owner", "regions", "stored")
@@ -153,7 +156,7 @@ class Content:
         return [number for number in self.dirty if len(self.regions[number]) > CROWDED]
 
     def data_bytes(self) -> int:
-        """Bytes that the regions at hand have in the segments."""
+        """Bytes of data that the regions at hand have."""
         return sum(
             high - low
             for region in self.regions.values()
@@ -195,10 +198,10 @@ def write_anew(content: Content, kind: int, archive: int, segments: Segments, ro
 
 
 def _runs(region: Region, base: int) -> list[list[Piece]]:
-    """The data of a region, in runs of what follows each other."""
+    """The data of a region in the segments, in runs of what follows each other."""
     runs: list[list[Piece]] = []
     for low, high, segment, record, skip in region:
-        if record == ZERO:
+        if record >= CHUNK:
             continue
         piece = Piece(base + low, base + high, segment, record, skip)
         if runs and runs[-1][-1].end == piece.start:
@@ -209,13 +212,10 @@ def _runs(region: Region, base: int) -> list[list[Piece]]:
 
 
 def read_pieces(pieces: list[Piece], segments: Segments) -> list[bytes]:
-    """The bytes of pieces that are not the base's."""
+    """The bytes of pieces that are in the segments."""
     parts = []
     for start, end, segment, record, skip in pieces:
-        if record == ZERO:
-            parts.append(bytes(end - start))
-        else:
-            payload = segments.read(segment, record)
-            size = end - start
-            parts.append(payload if size == len(payload) else payload[skip : skip + size])
+        payload = segments.read(segment, record)
+        size = end - start
+        parts.append(payload if size == len(payload) else payload[skip : skip + size])
     return parts

@@ -1,4 +1,4 @@
-"""Where the bytes of one region (4 MiB of a file or image) are in the segments.
+"""Where the bytes of one region (4 MiB of a file or image) are: in the segments, or moved.
 
 A region is a sorted list of extents that do not overlap. What none of them covers is the base's.
 """
@@ -9,22 +9,31 @@ from struct import Struct
 REGION = 4 << 20
 ZERO = 0xFFFF_FFFF
 """In place of a record's position: zeros, written nowhere."""
+CHUNK = 1 << 31
+"""A record from here on is no position: it says which chunk in the datastore, see `moved`."""
 
 Extent = tuple[int, int, int, int, int]
 """Start and end in the region; segment and position of the record; bytes of it to pass over.
 
-The segment of zeros is the one that was current: it says how old they are.
+The segment of zeros is the one that was current, that of a chunk where its newest bytes were: it
+says how old they are.
 """
 Region = list[Extent]
 
 _EXTENT = Struct("<IIIII")
 
 
+def counted(segment: int, record: int) -> int:
+    """Under what `live` counts the bytes of an extent: its segment, or its chunk."""
+    return segment if record < CHUNK else record
+
+
 def put(region: Region, new: Extent, live: dict[int, int]) -> None:
-    """Lay an extent over what is there, and count bytes in `live`, by segment."""
+    """Lay an extent over what is there, and count bytes in `live`, by segment or chunk."""
     start, end, segment, record, _ = new
     if record != ZERO:
-        live[segment] = live.get(segment, 0) + end - start
+        place = segment if record < CHUNK else record  # not called: here every write comes by
+        live[place] = live.get(place, 0) + end - start
     if not region or region[-1][1] <= start:
         region.append(new)
         return
@@ -43,7 +52,7 @@ def _replaced(covered: Region, new: Extent, live: dict[int, int]) -> Region:
     left: Region = []
     for low, high, segment, record, _ in covered:
         if record != ZERO:
-            live[segment] -= min(high, end) - max(low, start)
+            live[counted(segment, record)] -= min(high, end) - max(low, start)
     if covered and covered[0][0] < start:
         low, _, segment, record, skip = covered[0]
         left.append((low, start, segment, record, skip))
@@ -60,7 +69,7 @@ def cut(region: Region, start: int, live: dict[int, int]) -> Region:
     for extent in region:
         low, high, segment, record, skip = extent
         if record != ZERO and high > start:
-            live[segment] -= high - max(low, start)
+            live[counted(segment, record)] -= high - max(low, start)
         if high <= start:
             kept.append(extent)
         elif low < start:
@@ -72,7 +81,7 @@ def since(region: Region, segment: int, live: dict[int, int]) -> Region:
     """The region without what is older than a segment."""
     for low, high, number, record, _ in region:
         if number < segment and record != ZERO:
-            live[number] -= high - low
+            live[counted(number, record)] -= high - low
     return [extent for extent in region if extent[2] >= segment]
 
 

@@ -8,14 +8,17 @@ from contextlib import ExitStack, contextmanager
 from typing import Self
 
 from store.backends.base import Lock
-from store.datastore.archives import ChunkCache, SnapshotReader
+from store.datastore.archives import ChunkCache, ChunkReader, SnapshotReader
 from store.datastore.datastore import Datastore
 from store.datastore.snapshots import SyncLevel
 from store.errors import AlreadyExists, InvalidName, Locked, NotFound, StoreError
 from store.format.crypt import CryptConfig
 from store.format.manifest import CryptMode
+from store.heads.extents import CHUNK
 from store.heads.image import HeadImage
 from store.heads.journal import Journal
+from store.heads.moved import MovedChunk
+from store.heads.moving import Mover, Pins
 from store.heads.place import Description
 from store.heads.tree.below import ROOT, Base, Numbers
 from store.heads.tree.inodes import Inode
@@ -72,9 +75,18 @@ class OpenHead:
         self._sealing = threading.Lock()
         self.changed_since_freeze = False
         protection = description.protection(key)
-        self.journal = Journal(directory, protection, lock.check, budget_bytes, create=create)
+        chunks = ChunkReader(
+            datastore.chunks, key, protection.is_encrypted, cache, name=f"head of {self.group}"
+        )
+        self.journal = Journal(
+            directory, protection, lock.check, chunks, budget_bytes, create=create
+        )
+        self.pins = Pins(datastore, self.namespace, self.journal.rows)
+        self._mover = Mover(self)
         if seal_when_full:
             self.journal.relieve = self._relieve
+            if self.has_one_protection:
+                self.journal.move_early = self._mover.begin
 
     def __enter__(self) -> Self:
         return self
@@ -143,6 +155,7 @@ class OpenHead:
             self._open_reader(base)
         self._recover_images()
         self._remove_orphans()
+        self._check_pin()
         self.journal.start()
 
     def _recover_images(self) -> None:
@@ -351,11 +364,12 @@ class OpenHead:
 
     @contextmanager
     def sealing(self) -> Iterator[None]:
-        """One seal at a time. Raises Locked."""
+        """One seal at a time, and nothing is moved meanwhile. Raises Locked."""
         if not self._sealing.acquire(blocking=False):
             raise Locked(f"the head of {self.group} is being sealed")
         try:
-            yield
+            with self._mover.paused():
+                yield
         finally:
             self._sealing.release()
 
@@ -372,11 +386,9 @@ class OpenHead:
             self.journal.rows.set_meta("last_sealed", str(snapshot))
 
     def _relieve(self) -> bool:
-        """The budget is used up: seal, unless another thread does; whether there is hope.
-
-        A snapshot is the one form of a chunk in a datastore that the garbage collection of every
-        PBS keeps.
-        """
+        """The budget is used up: move or seal, unless another does; whether there is hope."""
+        if self.has_one_protection and self._mover.begin():
+            return True
         try:
             snapshot = self.seal()
         except Locked as error:
@@ -387,6 +399,53 @@ class OpenHead:
             return False
         log.info("%s: its journal was full; what it had is in %s", self.group, snapshot)
         return True
+
+    # What is in the datastore early
+
+    @property
+    def has_one_protection(self) -> bool:
+        """Whether its journal is encrypted if its snapshots are.
+
+        Then a chunk that was moved is protected as both.
+        """
+        return (self.crypt_mode is CryptMode.ENCRYPT) == self.journal.protection.is_encrypted
+
+    def moved_in_use(self) -> list[MovedChunk]:
+        """The chunks that it has moved, and would lose with them what was written."""
+        with self.journal.lock:
+            segments = self.journal.segments
+            counts = (*segments.live.items(), *segments.image_live.items())
+        used = {record for record, count in counts if record >= CHUNK and count > 0}
+        return [chunk for chunk in self.journal.moved.all() if chunk.record in used]
+
+    def _check_pin(self) -> None:
+        """What was moved must be pinned; pins that a crash has left go.
+
+        If somebody has taken the pin away, what is still there gets a new one.
+        """
+        if self.pins.group is None:
+            return
+        used = self.moved_in_use()
+        self._forget_moved(set(self.journal.moved.all()) - set(used))
+        try:
+            if used and not self.pins.is_there():
+                from store.heads.moving.run import pin_again  # it stands on this module
+
+                pin_again(self, used)
+        except StoreError as error:
+            log.warning("%s: what it has moved to the datastore: %s", self.group, error)
+            return
+        self.pins.keep_only(self.pins.current if used else None)
+
+    def _forget_moved(self, unused: set[MovedChunk]) -> None:
+        if unused:
+            moved = self.journal.moved
+            self.journal.change_places(lambda: moved.forget(chunk.record for chunk in unused))
+
+    def let_go_of_moved(self) -> None:
+        """After a seal: what the snapshot names needs no pin."""
+        if self.pins.group is not None and not self.moved_in_use():
+            self.pins.keep_only(None)
 
     def kinds(self) -> dict[str, str]:
         """What its archives are."""
@@ -416,7 +475,8 @@ class OpenHead:
         if self._is_closed:
             return
         try:
-            self.journal.commit()
+            with self._mover.paused():
+                self.journal.commit()
         finally:
             self.abandon()
 
@@ -424,6 +484,7 @@ class OpenHead:
         """Give all back without a last commit: for who is fenced, or opens in vain."""
         self._is_closed = True
         try:
+            self._mover.end()
             self.journal.close()
         finally:
             self._held.close()

@@ -22,6 +22,7 @@ from store.format.manifest import CryptMode
 from store.heads.base import HeadInfo
 from store.heads.database import Rows
 from store.heads.head import OpenHead
+from store.heads.moving.pins import GROUP_PREFIX, Pins, remove_pins
 from store.heads.place import (
     Description,
     default_directory,
@@ -71,8 +72,9 @@ class Heads:
             crypt_mode: None: ENCRYPT with a key, else NONE. With ENCRYPT the journals are too.
             cache: of decoded chunks, the gateway's; None: one of 64 MiB.
             budget_bytes: of each head's journal.
-            seal_when_full: who writes past the budget waits until the head is sealed; else for a
-                minute for somebody to seal it, and then has no space.
+            seal_when_full: who writes past the budget waits until content has moved to the
+                datastore, or the head is sealed; else for a minute for somebody to seal it, and
+                then has no space.
             sync_level: how durable a sealed snapshot is.
         """
         self.datastore = datastore
@@ -246,7 +248,21 @@ class Heads:
         if not self.exists(namespace, group, label):
             raise NotFound(f"{group} has no head")
         with self._lock_named(path, group, label):
+            self._remove_pins(namespace, path)
             remove_directory(path)
+
+    def _remove_pins(self, namespace: Namespace, path: str) -> None:
+        """Let go of what a head has moved to the datastore, if its journal can still tell."""
+        rows = Rows(f"{path}/journal.sqlite", Protection(None))
+        try:
+            group = Pins(self.datastore, namespace, rows).group
+        except StoreError as error:
+            log.warning("%s; if it has a group host/%s…, forget that", error, GROUP_PREFIX)
+            return
+        finally:
+            rows.close()
+        if group is not None:
+            remove_pins(self.datastore, namespace, group)
 
     def list(self) -> Iterator[HeadInfo]:
         """The heads of this datastore."""

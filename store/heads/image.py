@@ -15,7 +15,7 @@ from store.format.fixed_index import CHUNK_SIZE
 from store.heads.base import WouldWait
 from store.heads.content import Content, Piece, write_anew
 from store.heads.database import ARCHIVE_SHIFT
-from store.heads.extents import REGION, ZERO
+from store.heads.extents import CHUNK, REGION, ZERO, counted
 from store.heads.journal import Journal
 from store.heads.segments import IMAGE_DATA, IMAGE_SIZE, IMAGE_ZERO, Record
 
@@ -49,7 +49,8 @@ class HeadImage:
                 self.content.owner, number
             ):
                 if record != ZERO:
-                    live[segment] = live.get(segment, 0) + high - low
+                    place = counted(segment, record)
+                    live[place] = live.get(place, 0) + high - low
 
     @property
     def is_clean(self) -> bool:
@@ -87,8 +88,8 @@ class HeadImage:
         if record == ZERO:
             return bytes(end - start)
         if segment:
-            payload = self.journal.segments.read(segment, record)
-            return payload[skip : skip + end - start]
+            payload = self.journal.payload(segment, record)
+            return bytes(payload[skip : skip + end - start])
         base = self.base
         last = min(end, base.size) if base is not None else 0
         if base is None or last <= start:
@@ -97,6 +98,10 @@ class HeadImage:
 
     def _part_at_hand(self, piece: Piece) -> Buffer | None:
         base = self.base
+        if CHUNK <= piece.record < ZERO:
+            payload = self.journal.moved.peek(piece.record)
+            last = piece.skip + piece.end - piece.start
+            return None if payload is None else memoryview(payload)[piece.skip : last]
         if piece.segment or piece.record == ZERO or base is None or piece.start >= base.size:
             return self._part(piece)
         if piece.end > base.size:

@@ -16,9 +16,13 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from store.backends.base import storage_error
+from store.datastore.chunk_cache import ChunkReader
 from store.errors import BackendError, OutOfSpace, StoreError
+from store.format.buffer import Buffer
 from store.heads.base import WouldWait
 from store.heads.database import Rows
+from store.heads.extents import CHUNK
+from store.heads.moved import MovedChunks
 from store.heads.protection import Protection
 from store.heads.segments import Segments
 
@@ -54,29 +58,36 @@ class Member(Protocol):
 
 
 class Journal:
-    """The journal of one open head. Thread-safe."""
+    """The journal of one open head. Thread-safe.
+
+    is_frozen: a seal reads the rows and segments of a moment before. is_kept: somebody reads
+        segments that may be of no use any more, so none is removed.
+    """
 
     def __init__(
         self,
         directory: str,
         protection: Protection,
         fence: Callable[[], None],
+        chunks: ChunkReader,
         budget_bytes: int,
         *,
         create: bool,
     ) -> None:
-        """`fence` raises Locked when the head is another's by now."""
+        """`fence` raises Locked when the head is another's by now. `chunks`: the datastore's."""
         self.lock = threading.RLock()
         self.hurry = Hurry()
         self.protection = protection
         self.budget_bytes = budget_bytes
+        self.early_bytes = budget_bytes // 4 * 3  # past which content is moved to the datastore
         self.rows = Rows(f"{directory}/journal.sqlite", protection, create=create)
         self.segments = Segments(f"{directory}/segments", protection)
+        self.moved = MovedChunks(self.rows, chunks)
         self.members: list[Member] = []
         self.relieve: Callable[[], bool] = lambda: False  # whether there is hope for room
+        self.move_early: Callable[[], object] = lambda: None  # begin to, and go on
         self.patience_s = PATIENCE_S
-        self.is_frozen = False
-        self.holds_still = False
+        self.is_frozen = self.is_kept = self.holds_still = False
         self.changes = self.durable = 0
         self.generation: int = self.rows.meta("generation") or 0
         self.log_start: int = self.rows.meta("log_start") or 0
@@ -120,6 +131,13 @@ class Journal:
         if self._unlooked >= LOOK_AT_SPACE:
             self._look_at_space()
             self._unlooked = 0
+        if self.segments.total_bytes + size > self.early_bytes:
+            self._make_room(size)
+
+    def _make_room(self, size: int) -> None:
+        size = min(size, self.budget_bytes // 4)  # a larger one would wait for ever
+        if self.segments.total_bytes > self.early_bytes:
+            self.move_early()
         if self.segments.total_bytes + size > self.budget_bytes:
             self._wait_for_room(size)
 
@@ -217,6 +235,32 @@ class Journal:
         finally:
             self.holds_still = False
 
+    def change_places(self, change: Callable[[], None]) -> None:
+        """Let `change` say anew where content is that stays as it is, and commit that, all or none.
+
+        It is called under both locks, in a transaction.
+        """
+        with self._committing, self.lock:
+            self.check()
+            with self.rows.lock:
+                try:
+                    self.begin()
+                    change()
+                except BaseException as error:
+                    self.give_up(error)
+                    raise
+            self.is_kept = False
+            self._commit(everything=True)
+
+    def payload(self, segment: int, record: int) -> Buffer:
+        """All bytes of a record or of a moved chunk, of which an extent is a part.
+
+        Raises WouldWait in a hurried thread, IntegrityError, BackendError, ChunkMissing.
+        """
+        if record < CHUNK:
+            return self.segments.read(segment, record)
+        return self.moved.read(record, may_wait=not self.hurry.now)
+
     def thaw(self) -> None:
         """What was frozen is of no more use."""
         self.is_frozen = False
@@ -277,7 +321,7 @@ class Journal:
         live = self.segments.live
         self.rows.execute("DELETE FROM segment")
         self.rows.execute_many("INSERT INTO segment VALUES (?, ?)", live.items())
-        if self.is_frozen:
+        if self.is_frozen or self.is_kept:
             return []
         old = min(self.log_start, self.segments.stamp)
         used = {number for number, count in live.items() if count > 0}

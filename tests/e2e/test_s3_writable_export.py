@@ -1,26 +1,15 @@
 """A writable export over a bucket, whose server goes away meanwhile."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.s3_vault import IMAGE, MIB, Vault
-from tests.writable_export import Export, writable
+from tests.writable_export import qemu_io, writable
 
 pytestmark = pytest.mark.needs("s3", "nbd", "qemu")
 
 PLAIN = ("--crypt-mode", "none")
-
-
-def qemu_io(export: Export, *commands: str) -> str:
-    """What it says; a failed request is said there, too."""
-    arguments = [word for command in commands for word in ("-c", command)]
-    done = subprocess.run(
-        ["qemu-io", "-f", "raw", *arguments, export.uri],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    return done.stdout + done.stderr
 
 
 def test_a_server_that_goes_away(vault: Vault, tmp_path: Path) -> None:

@@ -14,7 +14,11 @@ from tests.conftest import scratch_folder
 from tests.fakes.fsync_worker import content
 from tests.writable_mount import WritableMount, writable_mount
 
-pytestmark = [pytest.mark.needs("fuse", "root"), pytest.mark.xdist_group("writable")]
+pytestmark = [
+    pytest.mark.needs("fuse", "root"),
+    pytest.mark.xdist_group("writable"),
+    pytest.mark.timeout(7200),  # with --all
+]
 
 
 @pytest.fixture

@@ -15,7 +15,11 @@ from tests.posix.one_file import OneFile
 from tests.posix.walks import Walk
 from tests.writable_mount import WritableMount, writable_mount
 
-pytestmark = [pytest.mark.needs("fuse", "root"), pytest.mark.xdist_group("writable")]
+pytestmark = [
+    pytest.mark.needs("fuse", "root"),
+    pytest.mark.xdist_group("writable"),
+    pytest.mark.timeout(7200),  # with --all
+]
 
 
 @pytest.fixture

@@ -137,23 +137,16 @@ class FrozenTree:
         inode.entry = inode.entry or self.base.entry(inode.base)
         return inode.entry.payload_offset
 
-    def kept_ranges(self, inode: Inode) -> Iterator[tuple[int, int]]:
-        """Where a file is still as the base has it."""
+    def pieces(self, inode: Inode, start: int = 0, end: int | None = None) -> Iterator[Piece]:
+        """What makes up a file, or a range within its size."""
+        end = inode.size if end is None else end
         if inode.content is None:
-            yield 0, inode.kept
-            return
-        for piece in inode.content.pieces(0, inode.size, self.rows):
-            kept = min(piece.end, inode.kept)
-            if not piece.segment and piece.record != ZERO and piece.start < kept:
-                yield piece.start, kept
+            return iter([Piece(start, end, 0, 0, 0)])
+        return inode.content.pieces(start, end, self.rows)
 
     def read(self, inode: Inode, offset: int, size: int) -> bytes:
         """Bytes of a file, within its size."""
-        end = offset + size
-        if inode.content is None:
-            pieces = [Piece(offset, end, 0, 0, 0)]
-        else:
-            pieces = list(inode.content.pieces(offset, end, self.rows))
+        pieces = self.pieces(inode, offset, offset + size)
         return b"".join(self._part(inode, piece) for piece in pieces)
 
     def _part(self, inode: Inode, piece: Piece) -> bytes:
@@ -161,7 +154,7 @@ class FrozenTree:
         if record == ZERO:
             return bytes(end - start)
         if segment:
-            return self.journal.segments.read(segment, record)[skip : skip + end - start]
+            return bytes(self.journal.payload(segment, record)[skip : skip + end - start])
         kept = min(end, inode.kept)
         if kept <= start:
             return bytes(end - start)

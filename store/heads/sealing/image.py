@@ -9,8 +9,8 @@ from store.errors import ChunkMissing
 from store.format.fixed_index import CHUNK_SIZE
 from store.heads.content import Content, Piece
 from store.heads.database import Rows
-from store.heads.extents import ZERO
-from store.heads.segments import Segments
+from store.heads.extents import CHUNK, ZERO
+from store.heads.journal import Journal
 from store.names import Digest
 from store.operations.backup.chunks import ChunkWriter
 from store.progress import Progress
@@ -23,15 +23,20 @@ class ImageSealer:
         self,
         content: Content,
         rows: Rows,
-        segments: Segments,
+        journal: Journal,
         base: IndexedStream | None,
         size: int,
         chunks: ChunkWriter,
         *,
         same_key: bool,
+        may_name_moved: bool,
     ) -> None:
-        """`same_key`: whether the base's chunks are protected as the new ones will be."""
-        self._content, self._rows, self._segments = content, rows, segments
+        """`same_key`: whether the base's chunks are protected as the new ones will be.
+
+        `may_name_moved`: whether those are that the head has moved.
+        """
+        self._content, self._rows, self._journal = content, rows, journal
+        self._may_name_moved = may_name_moved
         self._base, self._size, self._chunks = base, size, chunks
         self._same_key = same_key
         self._turn = threading.Lock()
@@ -73,6 +78,9 @@ class ImageSealer:
             if base.index.range(number) == (start, start + size):
                 return self._named(base.index.digest(number))
         pieces = list(self._pieces(start, start + size))
+        moved = self._moved(pieces, size)
+        if moved is not None:
+            return self._named(moved)
         if all(self._is_zero(piece) for piece in pieces):
             return self._zero(size)
         digest = self._chunks.store(b"".join(map(self._read, pieces)))
@@ -80,13 +88,21 @@ class ImageSealer:
         return digest
 
     def _named(self, digest: Digest) -> Digest:
-        """A chunk of the base, which stays in use. Raises ChunkMissing."""
+        """A chunk that is there, and stays in use. Raises ChunkMissing."""
         if digest in self._touched:
             return digest
         if not self._chunks.touch(digest):
-            raise ChunkMissing(f"chunk {digest} of the snapshot below is gone")
+            raise ChunkMissing(f"chunk {digest} of what is to be sealed is gone")
         self._touched.add(digest)
         return digest
+
+    def _moved(self, pieces: list[Piece], size: int) -> Digest | None:
+        """The chunk that the head has moved all of these pieces to, if it is one."""
+        first = pieces[0]
+        if len(pieces) > 1 or not CHUNK <= first.record < ZERO or not self._may_name_moved:
+            return None
+        chunk = self._journal.moved.find(first.record)
+        return chunk.digest if not first.skip and chunk.size == size else None
 
     def _pieces(self, start: int, end: int) -> Iterator[Piece]:
         with self._turn:
@@ -117,7 +133,7 @@ class ImageSealer:
         if record == ZERO:
             return bytes(end - start)
         if segment:
-            return self._segments.read(segment, record)[skip : skip + end - start]
+            return bytes(self._journal.payload(segment, record)[skip : skip + end - start])
         base = self._base
         last = min(end, base.size) if base is not None else 0
         if base is None or last <= start:

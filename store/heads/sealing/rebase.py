@@ -11,7 +11,7 @@ from store.datastore.archives import IndexedStream, SnapshotReader
 from store.format.pxar.hardlinks import Links
 from store.heads.content import Content
 from store.heads.database import ARCHIVE_SHIFT, Rows
-from store.heads.extents import ZERO
+from store.heads.extents import CHUNK, ZERO, counted
 from store.heads.head import IMAGE, TREE, OpenHead, encode_runs
 from store.heads.sealing.walk import Places
 from store.heads.segments import FILE_DATA
@@ -219,9 +219,9 @@ def _rebase_inode(table: Table, inode: Inode, sealed: Sealed) -> None:
 
 
 def _recount(rows: Rows, live: dict[int, int], boundary: int) -> None:
-    """Bytes that the old segments still have: those of inodes without a name alone."""
+    """Bytes that old segments and moved chunks still have: of inodes without a name alone."""
     for number in list(live):
-        if number < boundary:
+        if number < boundary or number >= CHUNK:
             live[number] = 0
     for (key,) in rows.fetch("SELECT key FROM orphan"):
         found = rows.inode(key)
@@ -235,4 +235,5 @@ def _recount(rows: Rows, live: dict[int, int], boundary: int) -> None:
         for number in content.stored | set(content.regions):
             for low, high, segment, record, _ in content.region(number, rows):
                 if record != ZERO and segment < boundary:
-                    live[segment] = live.get(segment, 0) + high - low
+                    place = counted(segment, record)
+                    live[place] = live.get(place, 0) + high - low

@@ -107,6 +107,7 @@ class _Seal:
             reader = head.read_snapshot(snapshot)
             rebase(head, sealed, reader)
         head.journal.commit()
+        head.let_go_of_moved()
         return snapshot
 
     @contextmanager
@@ -141,7 +142,10 @@ class _Seal:
 
         def fill(archive: SplitArchive) -> None:
             touch = self._session.chunks.touch
-            sealer = TreeSealer(tree, archive, self._progress, previous, touch, table.fresh)
+            moved = table.journal.moved if self._head.has_one_protection else None
+            sealer = TreeSealer(
+                tree, archive, self._progress, previous, touch, table.fresh, moved=moved
+            )
             sealer.walk()
             sealed.places[number] = sealer.places
 
@@ -192,11 +196,12 @@ class _Seal:
         sealer = ImageSealer(
             content,
             rows,
-            head.journal.segments,
+            head.journal,
             base,
             size,
             self._session.chunks,
             same_key=base is not None and reader is not None and self._may_name(reader, name),
+            may_name_moved=head.has_one_protection,
         )
         filename = f"{name}.fidx"
         index = self._writer.create_fixed_index(filename, size)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from store.format.chunker import KnownChunks
 from store.format.dynamic_index import DynamicIndex
 from store.format.pxar.items import HEADER_SIZE, MAX_TARGET_LENGTH
+from store.heads.extents import CHUNK, ZERO
+from store.heads.moved import MovedChunks
 from store.heads.sealing.frozen import FrozenTree
 from store.heads.tree.below import OWN, ROOT
 from store.heads.tree.inodes import Inode
@@ -97,11 +99,15 @@ class TreeSealer:
         previous: DynamicIndex | None,
         touch: Callable[[Digest], bool],
         fresh: Callable[[], int],
+        *,
+        moved: MovedChunks | None,
     ) -> None:
         """`previous`: the base's payload, whose chunks may be named again if `touch` finds them.
 
-        `fresh` gives a number to what becomes an inode of its own.
+        `fresh` gives a number to what becomes an inode of its own. `moved`: chunks of the head that
+        may be named, too.
         """
+        self._moved = moved
         self._fresh = fresh
         self._placed: set[int] = set()
         self._previous, self._touch = previous, touch
@@ -171,29 +177,40 @@ class TreeSealer:
         old = self._tree.has_base_content(inode)
         if old is not None:
             self._archive.kept(name, _metadata(inode), old, copy)
-        elif inode.size >= PATCHED and inode.kept and self._previous is not None:
-            parts = self._patches(inode, self._previous)
+        elif inode.size >= PATCHED:
+            parts = self._patches(inode)
             self._archive.patched(name, _metadata(inode), inode.size, parts)
         else:
             self._archive.file(name, _metadata(inode), facts, None, copy)
         self._progress.advance(inode.size)
 
-    def _patches(
-        self, inode: Inode, previous: DynamicIndex
-    ) -> Iterator[Callable[[Stream], None] | KnownChunks]:
-        """A large file that changed in part: the old payload's chunks where all of one is left."""
+    def _patches(self, inode: Inode) -> Iterator[Callable[[Stream], None] | KnownChunks]:
+        """A large file: chunks that are in the datastore where all of one is left, and the rest."""
         done = 0
-        shift = self._tree.payload_of(inode) + HEADER_SIZE
-        for start, end in self._tree.kept_ranges(inode):
-            for chunk, low, high in _whole_chunks(previous, start + shift, end + shift):
-                if not self._touch(chunk):
-                    continue
-                if done < low - shift:
-                    yield partial(self._copy, inode, start=done, end=low - shift)
-                yield [(chunk, high - low)]
-                done = high - shift
+        for chunk, low, high in self._known_chunks(inode):
+            if not self._touch(chunk):
+                continue
+            if done < low:
+                yield partial(self._copy, inode, start=done, end=low)
+            yield [(chunk, high - low)]
+            done = high
         if done < inode.size:
             yield partial(self._copy, inode, start=done)
+
+    def _known_chunks(self, inode: Inode) -> Iterator[tuple[Digest, int, int]]:
+        """Those of the old payload, and those moved: digest, start and end in the file."""
+        shift = None
+        for piece in self._tree.pieces(inode):
+            if CHUNK <= piece.record < ZERO and self._moved is not None:
+                chunk = self._moved.find(piece.record)
+                if not piece.skip and chunk.size == piece.end - piece.start:
+                    yield chunk.digest, piece.start, piece.end
+            elif not piece.segment and self._previous is not None and piece.start < inode.kept:
+                if shift is None:
+                    shift = self._tree.payload_of(inode) + HEADER_SIZE
+                start, end = piece.start + shift, min(piece.end, inode.kept) + shift
+                for digest, low, high in _whole_chunks(self._previous, start, end):
+                    yield digest, low - shift, high - shift
 
     def _copy(
         self, inode: Inode, stream: Stream, *, start: int = 0, end: int | None = None

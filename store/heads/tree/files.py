@@ -150,9 +150,9 @@ def fetch(journal: Journal, pieces: list[Piece], entry: Entry | None, base: Base
         if record == ZERO:
             parts.append(bytes(end - start))
         elif segment:
-            payload = journal.segments.read(segment, record)
+            payload = journal.payload(segment, record)
             size = end - start
-            parts.append(payload if size == len(payload) else payload[skip : skip + size])
+            parts.append(bytes(payload[skip : skip + size]))
         else:
             assert base is not None
             assert entry is not None

@@ -10,7 +10,7 @@ import os
 
 from store.errors import StoreError
 from store.format.pxar.entries import Entry, EntryKind
-from store.heads.content import write_anew
+from store.heads.content import Content, write_anew
 from store.heads.database import ARCHIVE_SHIFT
 from store.heads.journal import Journal
 from store.heads.segments import FILE_DATA
@@ -205,6 +205,17 @@ class Table:
             self.journal.flush_some()
         if self._name_count > KEPT_NAMES:
             self._drop_names()
+
+    def content_to_move(self, number: int) -> Content | None:
+        """The content of a file, whose row is written anew; None where there is none any more."""
+        self.make_room()
+        try:
+            inode = self.get(number)
+        except OSError:
+            return None
+        if inode.content is not None:
+            self.change(inode)
+        return inode.content
 
     # Names
 

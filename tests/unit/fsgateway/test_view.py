@@ -1,15 +1,19 @@
 """What is remembered of the datastore, and what a snapshot without its key still tells."""
 
+import time
 from pathlib import Path
 
 import pytest
 
+from fsgateway.tree import Node
 from fsgateway.view import Recent, SnapshotId, View
-from store.errors import KeyRequired, WrongKey
+from store.datastore.datastore import Datastore
+from store.errors import BackendError, KeyRequired, WrongKey
 from store.format.crypt import CryptConfig
-from store.names import Namespace, Snapshot
+from store.names import BackupGroup, Namespace, Snapshot
 from tests.fakes.archives import SplitTree, snapshot
-from tests.fakes.datastores import local_datastore
+from tests.fakes.datastores import bare_backend, local_datastore
+from tests.fakes.faults import FaultyBackend
 
 KEY = CryptConfig(bytes(32))
 OTHER = CryptConfig(bytes(range(32)))
@@ -79,3 +83,39 @@ def test_a_plain_snapshot_with_any_key(tmp_path: Path) -> None:
         builder.image("disk.img", bytes(9 << 20) + b"x")
     image = View(datastore, OTHER, 32 << 20).open(IDENT).image("disk.img")
     assert (image.stream.size, image.used) == ((9 << 20) + 1, (1 << 20) + 1)
+
+
+class Writable:
+    """A mount with heads, as a view sees it."""
+
+    def groups(self, namespace: Namespace) -> list[BackupGroup]:
+        return []
+
+    def current(self, group: object) -> Node:
+        raise NotImplementedError
+
+
+@pytest.mark.expect_warnings
+@pytest.mark.parametrize("has_heads", [True, False])
+def test_what_was_listed_before_a_storage_went_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_heads: bool
+) -> None:
+    """The way to a head stays, and the storage is not asked at each step; else it is an error."""
+    backend = FaultyBackend(bare_backend(tmp_path / "store"))
+    view = View(Datastore("store", backend), None, 32 << 20)
+    view.writable = Writable() if has_heads else None
+    assert view.groups(Namespace()) == []
+    later = time.monotonic() + 2
+    monkeypatch.setattr(view._groups, "_clock", lambda: later)
+    backend.fail_at = backend.calls
+    if not has_heads:
+        with pytest.raises(BackendError):
+            view.groups(Namespace())
+        return
+    assert view.groups(Namespace()) == []
+    asked = backend.calls
+    assert view.groups(Namespace()) == []
+    assert backend.calls == asked
+    backend.fail_at = backend.calls
+    with pytest.raises(BackendError):  # never listed
+        view.snapshots(Namespace(), IDENT.snapshot.group)

@@ -22,6 +22,7 @@ from store.heads.database import Rows
 from store.heads.head import OpenHead
 from store.heads.tree import HeadTree
 from tests.fakes.datastores import GROUP, ROOT, local_datastore
+from tests.fakes.heads import move_all
 
 KEY = CryptConfig(bytes(range(32)))
 SIZE = 6 << 20
@@ -39,8 +40,19 @@ def plan(seed: int) -> list[Step]:
     steps: list[Step] = [("mkdir", b"d")]
     for number in range(STEPS):
         kind = chance.choices(
-            ["write", "truncate", "unlink", "rename", "sync", "image", "zero", "flush", "seal"],
-            [8, 2, 2, 3, 3, 6, 1, 3, 0.4],
+            [
+                "write",
+                "truncate",
+                "unlink",
+                "rename",
+                "sync",
+                "image",
+                "zero",
+                "flush",
+                "seal",
+                "move",
+            ],
+            [8, 2, 2, 3, 3, 6, 1, 3, 0.4, 0.8],
         )[0]
         name, other = chance.choice(names), chance.choice(names)
         data = bytes([number + 1]) * chance.choice([10, 3000, 70000])
@@ -84,9 +96,9 @@ class Child:
     def run(self) -> None:
         for number, step in enumerate(self.steps):
             self.do(step)
-            if step[0] in ("sync", "seal"):
+            if step[0] in ("sync", "seal", "move"):
                 os.write(self.pipe, b"t%d\n" % number)
-            if step[0] in ("sync", "flush", "seal"):
+            if step[0] in ("sync", "flush", "seal", "move"):
                 os.write(self.pipe, b"i%d\n" % number)
 
     def parent(self, name: bytes) -> tuple[int, bytes]:
@@ -124,6 +136,8 @@ class Child:
             self.tree.sync()
         elif kind == "seal":
             self.head.seal()
+        elif kind == "move":
+            move_all(self.head)
 
     def write(self, number: int | None, name: bytes, offset: int, data: bytes) -> None:
         if number is None:  # one step: a crash between the two is not in the model

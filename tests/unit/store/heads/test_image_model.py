@@ -16,6 +16,7 @@ from store.format.crypt import CryptConfig
 from store.heads import Heads
 from store.heads.head import OpenHead
 from tests.fakes.datastores import GROUP, ROOT, local_datastore
+from tests.fakes.heads import move_all
 
 if TYPE_CHECKING:
     from store.heads.image import HeadImage
@@ -92,6 +93,10 @@ class ImageMachine(RuleBasedStateMachine):
     @rule()
     def seal(self) -> None:
         self.head.seal()
+
+    @rule()
+    def move(self) -> None:
+        move_all(self.head)
 
     @rule(crashes=st.booleans())
     def reopen(self, crashes: bool) -> None:

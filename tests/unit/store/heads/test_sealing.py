@@ -235,8 +235,15 @@ def test_links_that_a_snapshot_does_not_keep(head: OpenHead) -> None:
     assert tree.readlink(tree.lookup(tree.root, b"c").number) == b"nowhere"
 
 
-def test_a_full_journal_seals_and_goes_on(datastore: Datastore, heads: Heads) -> None:
-    small = Heads(datastore, heads.directory, budget_bytes=3 * MIB, sync_level=SyncLevel.NONE)
+@pytest.mark.expect_warnings
+def test_a_full_journal_that_can_not_be_moved_seals_and_goes_on(
+    datastore: Datastore, heads: Heads
+) -> None:
+    """One that was made without a key: its chunks would be other than its snapshots'."""
+    small = Heads(
+        datastore, heads.directory, key=KEY, budget_bytes=3 * MIB, sync_level=SyncLevel.NONE
+    )
+    heads.open(ROOT, GROUP).close()
     with small.open(ROOT, GROUP) as head:
         image = head.create_image("disk.img", 16 * MIB)
         tree = head.create_tree("root.pxar")

@@ -36,6 +36,7 @@ from store.operations.backup import (
 from store.operations.restore import restore_archive
 from store.progress import SilentProgress
 from tests.fakes.datastores import GROUP, ROOT, local_datastore
+from tests.fakes.heads import move_all
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 NAMES = st.sampled_from([b"a", b"b", b"c", b"long" * 20, b"\xff"])
@@ -404,6 +405,10 @@ class TreeMachine(RuleBasedStateMachine):
     @rule()
     def seal(self) -> None:
         self.head.seal()
+
+    @rule()
+    def move(self) -> None:
+        move_all(self.head)
 
     @rule(todo=st.lists(st.tuples(st.integers(0, 10), PATHS, PATHS, OFFSETS, DATA), max_size=6))
     def seal_while_it_changes(self, todo: list[Any]) -> None:
