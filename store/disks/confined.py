@@ -21,9 +21,15 @@ from store.disks import landlock
 from store.disks.parsers.sandbox import PACKAGES, deny_system_calls, drop_root, set_no_new_privs
 
 _PR_SET_PDEATHSIG = 1
-# Where programs, their libraries and their settings are, on some systems or others.
-_PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix", "/gnu", "/etc")
-_READABLE = (*_PROGRAMS, "/proc", "/sys/devices/system", "/dev/urandom")
+# Where programs, their libraries and their settings are, on some systems or others. Of /etc no more
+# than that: keys may be there.
+_PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix", "/gnu")
+_SETTINGS = (
+    "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/e2fsck.conf", "/etc/mke2fs.conf",
+    "/etc/blkid.conf", "/etc/localtime", "/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf",
+    "/etc/gnutls", "/etc/crypto-policies", "/etc/selinux/config",
+)  # fmt: skip
+_READABLE = (*_PROGRAMS, *_SETTINGS, "/proc", "/sys/devices/system", "/dev/urandom")
 _WRITABLE = ("/dev/null",)
 
 

@@ -94,6 +94,7 @@ class TestFiles:
             f"open({str(secret)!r})",
             f"open({str(secret)!r}, 'w')",
             f"open({str(folder / 'new')!r}, 'w')",
+            "open('/etc/hostname')",
             f"import os; os.unlink({str(secret)!r})",
             f"import os; os.listdir({str(folder)!r})",
             f"import os; os.mkdir({str(folder / 'new')!r})",
