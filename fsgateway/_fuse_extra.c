@@ -13,6 +13,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #define FUSE_USE_VERSION 314
+#include "_fuse_direct.h"
+#include "_fuse_listing.h"
 #include <dlfcn.h>
 #include <errno.h>
 #include <fuse3/fuse_lowlevel.h>
@@ -24,8 +26,6 @@ static const char *const kinds[KINDS] = {"lseek", "fallocate"};
 static PyObject *handlers[KINDS];
 static unsigned sessions; /* that got our table: 0 means pyfuse3 was loaded first */
 static unsigned wanted, refused; /* capabilities (FUSE_CAP_*) beyond what pyfuse3 chooses */
-static PyObject *bare; /* a set of inodes without capabilities, or NULL */
-static void (*given_getxattr)(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size);
 static void (*given_init)(void *userdata, struct fuse_conn_info *conn);
 
 /* ----- one request */
@@ -132,24 +132,6 @@ static void on_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset,
     PyGILState_Release(gil);
 }
 
-/* The kernel asks before each write() whether the file has capabilities; of most inodes we know. */
-static void on_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
-{
-    if (strcmp(name, "security.capability") == 0) {
-        PyGILState_STATE gil = PyGILState_Ensure();
-        PyObject *number = bare ? PyLong_FromUnsignedLongLong(ino) : NULL;
-        int known = number ? PySet_Contains(bare, number) : 0;
-        Py_XDECREF(number);
-        PyErr_Clear();
-        PyGILState_Release(gil);
-        if (known == 1) {
-            fuse_reply_err(req, ENODATA);
-            return;
-        }
-    }
-    given_getxattr(req, ino, name, size);
-}
-
 static void on_init(void *userdata, struct fuse_conn_info *conn)
 {
     if (given_init)
@@ -175,10 +157,8 @@ static size_t fill_in(Table *table, const struct fuse_lowlevel_ops *given, size_
         table->ops.lseek = on_lseek;
     if (handlers[FALLOCATE] && !table->ops.fallocate)
         table->ops.fallocate = on_fallocate;
-    if (bare && table->ops.getxattr) {
-        given_getxattr = table->ops.getxattr;
-        table->ops.getxattr = on_getxattr;
-    }
+    add_direct_handlers(&table->ops);
+    add_listing_handlers(&table->ops);
     if (wanted || refused) {
         given_init = table->ops.init;
         table->ops.init = on_init;
@@ -235,16 +215,6 @@ static PyObject *set_handler(PyObject *module, PyObject *args)
     return PyErr_Format(PyExc_ValueError, "no handler %s", name);
 }
 
-static PyObject *set_bare_inodes(PyObject *module, PyObject *inodes)
-{
-    if (inodes != Py_None && !PyAnySet_Check(inodes))
-        return PyErr_Format(PyExc_TypeError, "a set, or None");
-    PyObject *before = bare;
-    bare = inodes == Py_None ? NULL : Py_NewRef(inodes);
-    Py_XDECREF(before);
-    Py_RETURN_NONE;
-}
-
 static PyObject *set_capabilities(PyObject *module, PyObject *args)
 {
     return PyArg_ParseTuple(args, "II:set_capabilities", &wanted, &refused) ? Py_NewRef(Py_None) : NULL;
@@ -258,7 +228,11 @@ static PyObject *session_count(PyObject *module, PyObject *unused)
 static PyMethodDef methods[] = {
     {"set_handler", set_handler, METH_VARARGS, "set_handler(name, callable): for the sessions begun afterwards."},
     {"set_capabilities", set_capabilities, METH_VARARGS, "set_capabilities(wanted, refused): FUSE_CAP_*, likewise."},
-    {"set_bare_inodes", set_bare_inodes, METH_O, "set_bare_inodes(set): have no capabilities; for the sessions begun afterwards."},
+    {"set_direct_handlers", set_direct_handlers, METH_VARARGS,
+     "set_direct_handlers({kind: function}, failed, bare, activity, (first, end)): see _fuse_direct.c; for the sessions begun afterwards."},
+    {"directly_taken", directly_taken, METH_NOARGS, "How many requests were, since the last call."},
+    {"set_listing", set_listing, METH_VARARGS,
+     "set_listing(read, told, uid, gid, umask, timeout_s): directories of trees, for the sessions begun afterwards."},
     {"session_count", session_count, METH_NOARGS, "How many sessions got the handlers."},
     {NULL, NULL, 0, NULL},
 };
@@ -267,7 +241,7 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_fuse_extra", NULL, 
 
 PyMODINIT_FUNC PyInit__fuse_extra(void)
 {
-    if (PyType_Ready(&RequestType) < 0)
+    if (PyType_Ready(&RequestType) < 0 || add_listing_types() < 0)
         return NULL;
     return PyModule_Create(&module);
 }

@@ -1,3 +1,4 @@
+from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,22 @@ class Request:
     def reply_offset(self, offset: int, /) -> None: ...
     def reply_error(self, number: int, /) -> None: ...
 
+class ListingRequest:
+    """A directory whose listing the kernel waits for; answered once, likewise."""
+
+    def reply_listing(self, packed: bytes, starts: array[int], links: array[int], /) -> None:
+        """As `fsgateway.listings.Listing` has them, and the sorted targets of hard links (u64)."""
+    def reply_error(self, number: int, /) -> None: ...
+
+def set_listing(
+    read: Callable[[ListingRequest, int], None],
+    told: Callable[[int, int, list[tuple[int, int]]], None],
+    uid: int,
+    gid: int,
+    umask: int,
+    timeout_s: float,
+    /,
+) -> None: ...
 def set_handler(name: str, handler: Callable[..., Any] | None, /) -> None: ...
 def set_capabilities(wanted: int, refused: int, /) -> None: ...
 def session_count() -> int: ...

@@ -5,14 +5,13 @@ keeps the results.
 """
 
 import logging
-from collections.abc import Iterable
 from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING
 from weakref import ref
 
 from fsgateway.hardlinks import MAX_LINKS, Links
-from fsgateway.listings import Listing
+from fsgateway.listings import MAX_NAME, Listing
 from fsgateway.readahead import Ways
 from fsgateway.tree import TreeNode
 from fsgateway.view import Content, Tree
@@ -20,6 +19,7 @@ from store.datastore.streams import NotCached
 from store.errors import StoreError
 from store.format.pxar.accessor import Accessor
 from store.format.pxar.entries import Entry, EntryKind
+from store.format.pxar.packed import index, pack, pack_all, unpack_all
 from store.trees.base import FileTree
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 HARDLINK = EntryKind.HARDLINK
 # So many entries are listed in about two milliseconds.
 MOST_ON_THE_WAY = 1000
-MOST_KEPT_BYTES = 16 << 10
+MOST_KEPT_BYTES = 48 << 10
 
 
 class Archive:
@@ -88,42 +88,50 @@ class Archive:
     def listing(self, directory: Entry) -> Listing:
         """Everything in a directory. Raises StoreError."""
         tree = self._open()
-        children: Iterable[Entry] | None = tree.kept.get(directory.offset) if tree.kept else None
-        if children is None:
-            children = self._children(tree, tree.files, directory)
-        return self._list(tree.files, children)
+        packed = tree.kept.get(directory.offset) if tree.kept else None
+        if packed is None:
+            packed = self._keep(tree, directory.offset, _packed(tree.files, directory))
+        return self._list(tree.files, packed)
 
     def listing_if_cached(self, directory: Entry) -> Listing | None:
         """The same if nothing has to be read for it, and it is not too much to do on the way."""
         tree, files = self._last(), self._cached()
         with suppress(NotCached, StoreError):
             if tree and files and files.count(directory) <= MOST_ON_THE_WAY:
-                return self._list(files, self._children(tree, files, directory))
+                packed = self._keep(tree, directory.offset, files.packed(directory))
+                return self._list(files, packed)
         return None
 
-    def listing_if_kept(self, offset: int) -> Listing | None:
-        """Everything in the directory whose number is `offset`, if that was kept on disk."""
+    def listing_at_hand(self, offset: int, end: int) -> Listing | None:
+        """The same of a directory by its number and end, if it was kept or is all in one chunk."""
         tree, files = self._last(), self._cached()
-        if tree and files and tree.kept and 0 < tree.kept.size_of(offset) <= MOST_KEPT_BYTES:
-            with suppress(NotCached, StoreError):
-                children = tree.kept.get(offset)
-                return None if children is None else self._list(files, children)
+        if not tree or not files:
+            return None
+        with suppress(NotCached, StoreError):
+            packed = None
+            if tree.kept and 0 < tree.kept.size_of(offset) <= MOST_KEPT_BYTES:
+                packed = tree.kept.get(offset)
+            if packed is None:
+                packed = tree.packed_at_hand(offset, end)
+                if packed is None:
+                    return None
+                self._keep(tree, offset, packed)
+            return self._list(files, packed)
         return None
 
-    def _children(self, tree: Tree, files: FileTree, directory: Entry) -> Iterable[Entry]:
+    def _keep(self, tree: Tree, directory: int, packed: bytes) -> bytes:
         """A directory's children, which are kept if the tree keeps any."""
-        if tree.kept is None:
-            return files.iterate(directory)
-        children = list(files.iterate(directory))
-        tree.kept.put(directory.offset, children)
-        return children
+        if tree.kept is not None:
+            tree.kept.put(directory, packed)
+        return packed
 
-    def _list(self, files: FileTree, children: Iterable[Entry]) -> Listing:
-        listing = Listing()
-        for entry in children:
-            is_link = entry.kind is HARDLINK
-            listing.add(entry.name, self._followed(files, entry) if is_link else entry)
-        return listing
+    def _list(self, files: FileTree, packed: bytes) -> Listing:
+        found = index(packed, MAX_NAME)
+        if found.has_links:
+            children = unpack_all(packed)
+            packed = b"".join(pack(self._followed(files, child), child.name) for child in children)
+            found = index(packed, MAX_NAME)
+        return Listing(packed, found)
 
     def lookup(self, directory: Entry, name: bytes) -> Entry | None:
         """The entry of that name, a hard link's target for a hard link. Raises StoreError."""
@@ -194,3 +202,9 @@ class Archive:
         if len(links) == MAX_LINKS:
             log.warning("%s: hard links past %d are not counted", self, MAX_LINKS)
         return links
+
+
+def _packed(files: FileTree, directory: Entry) -> bytes:
+    if isinstance(files, Accessor):
+        return files.packed(directory)
+    return pack_all(files.iterate(directory))

@@ -9,7 +9,7 @@ from pyfuse3 import EntryAttributes, InodeT, ModeT
 
 from store.format.pxar.acl import acl_to_xattrs
 from store.format.pxar.entries import Entry, EntryKind
-from store.format.pxar.items import ENTRY_SIZE, PXAR_ENTRY
+from store.format.pxar.items import ENTRY_SIZE, ENTRY_V1_SIZE, PXAR_ENTRY, PXAR_ENTRY_V1
 
 # The mutable levels (namespaces, groups, the list of snapshots) are asked again after a second;
 # below a snapshot nothing ever changes.
@@ -22,6 +22,7 @@ MAX_SIZE = 2**63 - 1
 MAX_DEVICE = 2**32 - 1
 NANOSECONDS = 1_000_000_000
 _STAT = Struct("<QQQQIIqI")
+_STAT_V1 = Struct("<QQQQIIQ")
 _TYPE_BITS = {
     EntryKind.DIRECTORY: stat.S_IFDIR,
     EntryKind.FILE: stat.S_IFREG,
@@ -133,15 +134,14 @@ def _set_times(attributes: EntryAttributes, mtime_ns: int) -> None:
 def _stat_of(entry: Entry) -> tuple[int, int, int, int]:
     """Mode, uid, gid, mtime_ns; without a Metadata for each entry of a large directory."""
     raw = entry.raw_metadata
-    if len(raw) >= ENTRY_SIZE:
-        htype, _, mode, _, uid, gid, mtime_s, mtime_ns = _STAT.unpack_from(raw)
-        if htype == PXAR_ENTRY:
-            return mode, uid, gid, mtime_s * NANOSECONDS + mtime_ns
-    if not raw:  # a hard link whose target cannot be read has no metadata
-        return 0, 0, 0, 0
-    metadata = entry.metadata
-    mtime = metadata.mtime_s * NANOSECONDS + metadata.mtime_ns
-    return metadata.mode, metadata.uid, metadata.gid, mtime
+    htype = int.from_bytes(raw[:8], "little")
+    if htype == PXAR_ENTRY and len(raw) >= ENTRY_SIZE:
+        _, _, mode, _, uid, gid, mtime_s, mtime_ns = _STAT.unpack_from(raw)
+        return mode, uid, gid, mtime_s * NANOSECONDS + mtime_ns
+    if htype == PXAR_ENTRY_V1 and len(raw) >= ENTRY_V1_SIZE:
+        _, _, mode, _, uid, gid, mtime_ns = _STAT_V1.unpack_from(raw)
+        return mode, uid, gid, mtime_ns
+    return 0, 0, 0, 0  # a hard link whose target cannot be read has no metadata
 
 
 def xattrs_of(entry: Entry) -> dict[bytes, bytes]:

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import wraps
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -77,6 +78,17 @@ class Bridge:
         """
         with self.activity.one_more():
             return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
+
+
+def turn_of_the_loop() -> Callable[[], None]:
+    """A function for threads: it returns when this event loop had a turn, or runs no more."""
+    token = trio.lowlevel.current_trio_token()
+
+    def wait() -> None:
+        with suppress(trio.RunFinishedError):
+            trio.from_thread.run_sync(lambda: None, trio_token=token)
+
+    return wait
 
 
 class QuietLog:

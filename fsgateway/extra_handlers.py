@@ -8,7 +8,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fsgateway._fuse_extra import ListingRequest
+    from fsgateway.attributes import Presentation
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,32 @@ def set_handler(name: str, handler: Callable[..., None] | None) -> bool:
     return _module is not None
 
 
+def set_direct_handlers(
+    handlers: dict[str, Callable[..., object]],
+    failed: Callable[[BaseException], object],
+    bare: set[int],
+    activity: object,
+    numbers: tuple[int, int],
+) -> bool:
+    """Answer requests of these kinds without pyfuse3, in sessions that begin from now on.
+
+    _fuse_direct.c says what they are asked and may answer. It is of inodes and handles with
+    `numbers` from the first to before the second. Inodes in `bare` are known to have no
+    capabilities; the set may change at any time. While `activity.count` is 0 the next request is
+    waited for in the same place.
+
+    Returns False where the C module is missing: then nobody calls them.
+    """
+    if _module is not None:
+        _module.set_direct_handlers(handlers, failed, bare, activity, numbers)
+    return _module is not None
+
+
+def directly_taken() -> int:
+    """How many requests came and were answered by those handlers, since the last call."""
+    return _module.directly_taken() if _module is not None else 0
+
+
 def set_capabilities(wanted: int, refused: int) -> bool:
     """What sessions that begin from now on ask of the kernel, beyond pyfuse3's choice (FUSE_CAP_*).
 
@@ -56,11 +86,25 @@ def set_capabilities(wanted: int, refused: int) -> bool:
     return _module is not None
 
 
-def set_bare_inodes(inodes: set[int] | None) -> None:
-    """Inodes known to have no capabilities: of those the kernel is told so without asking us.
+def set_listing(
+    read: "Callable[[ListingRequest, int], None]",
+    told: Callable[[int, int, list[tuple[int, int]]], None],
+    presentation: "Presentation",
+    timeout_s: float,
+) -> bool:
+    """Let the directories of trees be answered in C, in sessions that begin from now on.
 
-    It asks before each write(). The set may change at any time; it counts for sessions that begin
-    from now on.
+    Args:
+        read: called with (request, inode) on the event loop when a directory's listing is needed;
+            as a handler of `set_handler` it answers now or later.
+        told: called with (inode of the directory, count, directories) when a reply tells the
+            kernel of `count` entries; those of them that are directories with their ends.
+        presentation: owners and modes.
+        timeout_s: how long the kernel may keep what it was told.
+
+    Returns False where the C module is missing: then pyfuse3's handlers are asked.
     """
     if _module is not None:
-        _module.set_bare_inodes(inodes)
+        owner = [-1 if each is None else each for each in (presentation.uid, presentation.gid)]
+        _module.set_listing(read, told, *owner, presentation.umask, timeout_s)
+    return _module is not None

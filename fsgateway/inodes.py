@@ -93,7 +93,10 @@ class EntryTable(Generic[A]):
         self._archives: dict[int, A] = {}
         self._numbers: dict[tuple[str, ...], int] = {}
         self._lookups: dict[int, int] = {}
-        self._directories: dict[int, tuple[int, int]] = {}
+        # The ends of the directories that the kernel knows, and how often it was told of those that
+        # it was told of more than once: there may be a million, and they are met once.
+        self._directories: dict[int, int] = {}
+        self._told_again: dict[int, int] = {}
         self._next = 0
 
     def __len__(self) -> int:
@@ -136,7 +139,7 @@ class EntryTable(Generic[A]):
 
     def directory_end(self, inode: int) -> int:
         """Where a known directory ends in its archive; 0 for the root and all else."""
-        return self._directories.get(inode, (0, 0))[1]
+        return self._directories.get(inode, 0)
 
     def remember(self, inode: int, directory_end: int | None) -> None:
         """The kernel was told of an entry; `directory_end` is None for other kinds."""
@@ -155,19 +158,21 @@ class EntryTable(Generic[A]):
         number = sibling >> OFFSET_BITS & MAX_ARCHIVES - 1
         self._lookups[number] = self._lookups.get(number, 0) + count
         for inode, directory_end in directories:
-            told, end = self._directories.get(inode, (0, directory_end))
-            self._directories[inode] = told + 1, end
+            if inode in self._directories:
+                self._told_again[inode] = self._told_again.get(inode, 1) + 1
+            else:
+                self._directories[inode] = directory_end
 
     def forget(self, inode: int, lookups: int) -> None:
         """The kernel dropped `lookups` of the times it was told."""
         number = inode >> OFFSET_BITS & MAX_ARCHIVES - 1
         self._lookups[number] = max(0, self._lookups.get(number, 0) - lookups)
         if inode in self._directories:
-            told, end = self._directories[inode]
-            if told > lookups:
-                self._directories[inode] = told - lookups, end
-            else:
+            left = self._told_again.pop(inode, 1) - lookups
+            if left <= 0:
                 del self._directories[inode]
+            elif left > 1:
+                self._told_again[inode] = left
 
 
 def entry_inode(archive_number: int, offset: int) -> InodeT:

@@ -29,6 +29,7 @@ from pyfuse3 import (
     readdir_reply,
 )
 
+from fsgateway import extra_handlers
 from fsgateway.archive import Archive
 from fsgateway.attributes import (
     FILE,
@@ -39,10 +40,10 @@ from fsgateway.attributes import (
     xattrs_of,
 )
 from fsgateway.bridge import Bridge, as_fuse_error, guarded
+from fsgateway.entries import TreeEntries
 from fsgateway.handles import EntryDirectory, HandleTable, NodeDirectory, OpenDirectory
-from fsgateway.hardlinks import Links, names_of
-from fsgateway.inodes import EntryTable, Forgets, NodeTable, entry_inode, is_entry, sibling
-from fsgateway.listings import Listing, Listings, RecentEntries
+from fsgateway.hardlinks import names_of
+from fsgateway.inodes import Forgets, NodeTable, entry_inode, is_entry, sibling
 from fsgateway.names import PID_XATTR
 from fsgateway.node_xattrs import PREFIX, own_names, own_value
 from fsgateway.reading import Reader
@@ -94,14 +95,12 @@ class VaultwayOperations(pyfuse3.Operations):
         self._reader = reader
         self._file = reader.files.get
         self._nodes: NodeTable[Node] = NodeTable(root)
-        self._entries: EntryTable[Archive] = EntryTable(on_reuse=self._forget_entries)
+        self.entries = TreeEntries(bridge)
+        self._table = self.entries.table
         self._directories: HandleTable[OpenDirectory] = HandleTable()
-        self._forget_entries()
-
-    def _forget_entries(self) -> None:
-        """Start without entries by number, or again when a number means another archive's."""
-        self._listings = Listings()
-        self._recent = RecentEntries()
+        extra_handlers.set_listing(
+            self.entries.read_directory, self._table.remember_all, presentation, IMMUTABLE_S
+        )
 
     # ----- names and attributes
 
@@ -122,20 +121,12 @@ class VaultwayOperations(pyfuse3.Operations):
         return attributes
 
     async def _lookup_entry(self, parent: InodeT, name: bytes) -> EntryAttributes:
-        listing = self._listings.get(parent)
-        if listing is not None:
-            entry = listing.by_name.get(name)
-        else:
-            archive, _ = self._entries.archive(parent)
-            directory = await self._entry(parent)
-            entry = archive.lookup_if_cached(directory, name)
-            if entry is None:
-                entry = await self._bridge.of(archive).run(archive.lookup, directory, name)
+        entry = await self.entries.lookup(parent, name)
         if entry is None:
             return _no_such_name()
         inode = sibling(parent, entry.offset)
         attributes = await self._attributes_of_entry(inode, entry)
-        self._remember_entries(inode, [(inode, entry)])
+        self.entries.remember(inode, entry)
         return attributes
 
     @guarded
@@ -144,12 +135,12 @@ class VaultwayOperations(pyfuse3.Operations):
         if not is_entry(inode):
             node = self._nodes.get(inode)
             return self._attributes(node, await self._bridge.of(node).run(node.describe))
-        archive, offset = self._entries.archive(inode)
+        archive, offset = self._table.archive(inode)
         if not offset:
             return self._attributes(
                 archive.node, await self._bridge.of(archive).run(archive.node.describe)
             )
-        return await self._attributes_of_entry(inode, await self._entry(inode))
+        return await self._attributes_of_entry(inode, await self.entries.get(inode))
 
     def _attributes(self, node: Node, described: Facts | Entry) -> EntryAttributes:
         inode = self._number(node)
@@ -162,34 +153,15 @@ class VaultwayOperations(pyfuse3.Operations):
 
     def _number(self, node: Node) -> InodeT:
         if isinstance(node, TreeNode):
-            number = self._entries.archive_number(node.identity, lambda: Archive(node))
+            number = self._table.archive_number(node.identity, lambda: Archive(node))
             return entry_inode(number, 0)
         return self._nodes.number(node)
 
     async def _attributes_of_entry(self, inode: InodeT, entry: Entry) -> EntryAttributes:
         names = 1
         if entry.kind is FILE:
-            names = names_of(entry, await self._links(self._entries.archive(inode)[0]))
+            names = names_of(entry, await self.entries.links(self._table.archive(inode)[0]))
         return self._presentation.of_entry(inode, entry, names)
-
-    async def _links(self, archive: Archive) -> Links:
-        links = archive.known_links
-        return links if links is not None else await self._bridge.of(archive).run(archive.links)
-
-    async def _entry(self, inode: InodeT) -> Entry:
-        """The pxar entry of an inode number, read again if it was not met lately.
-
-        Raises StoreError.
-        """
-        entry = self._recent.get(inode)
-        if entry is None:
-            archive, offset = self._entries.archive(inode)
-            end = self._entries.directory_end(inode)
-            entry = archive.entry_if_cached(offset, end)
-            if entry is None:
-                entry = await self._bridge.of(archive).run(archive.entry, offset, end)
-            self._recent.keep(inode, entry)
-        return entry
 
     def _directory_node(self, inode: InodeT) -> Directory:
         node = self._nodes.get(inode)
@@ -200,28 +172,22 @@ class VaultwayOperations(pyfuse3.Operations):
     def _remember(self, node: Node, described: Facts | Entry, inode: InodeT) -> None:
         if is_entry(inode):
             end = described.end if isinstance(described, Entry) else 0
-            self._entries.remember(inode, end)
+            self._table.remember(inode, end)
         else:
             self._nodes.remember(inode, node)
-
-    def _remember_entries(self, sibling: InodeT, told: list[tuple[InodeT, Entry]]) -> None:
-        """The kernel was told of entries of one archive, which has `sibling`, too."""
-        directories = [(inode, entry.end) for inode, entry in told if entry.kind is DIRECTORY]
-        self._entries.remember_all(sibling, len(told), directories)
-        self._recent.update(told)
 
     @guarded
     async def forget(self, inode_list: Forgets) -> None:
         """The kernel dropped inodes from its memory."""
         for inode, lookups in inode_list:
-            table = self._entries if is_entry(inode) else self._nodes
+            table = self._table if is_entry(inode) else self._nodes
             table.forget(inode, lookups)
 
     @guarded
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
         """Where a symlink points, as it was backed up; for `latest`, as it is now."""
         if is_entry(inode):
-            return (await self._entry(inode)).target
+            return (await self.entries.get(inode)).target
         node = self._nodes.get(inode)
         if not isinstance(node, LinkNode):
             raise OSError(errno.EINVAL, "not a symlink")
@@ -236,7 +202,7 @@ class VaultwayOperations(pyfuse3.Operations):
     @guarded
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         """One extended attribute, or ENODATA: `ls -l` asks for two of each, and most have none."""
-        entry = self._recent.get(inode)
+        entry = self.entries.known(inode)
         if entry is not None and len(entry.raw_metadata) <= ENTRY_SIZE and entry.name:
             raise FUSEError(errno.ENODATA)
         value = await self._own_xattr(inode, name) if name.startswith(PREFIX) else None
@@ -263,17 +229,17 @@ class VaultwayOperations(pyfuse3.Operations):
         """What we know of ourselves: nothing of what is inside of archives."""
         if not is_entry(inode):
             return self._nodes.get(inode)
-        archive, offset = self._entries.archive(inode)
+        archive, offset = self._table.archive(inode)
         return None if offset else archive.node
 
     async def _xattrs(self, inode: InodeT) -> dict[bytes, bytes]:
         if not is_entry(inode):
             return {}
-        archive, offset = self._entries.archive(inode)
+        archive, offset = self._table.archive(inode)
         if not offset and not await self._bridge.of(archive).run(archive.node.is_open):
             return {}  # `ls -l` of a disk does not open its file systems
         try:
-            return xattrs_of(await self._entry(inode))
+            return xattrs_of(await self.entries.get(inode))
         except StoreError:
             if offset:
                 raise
@@ -288,25 +254,10 @@ class VaultwayOperations(pyfuse3.Operations):
             directory = self._directory_node(inode)
             found = await self._bridge.of(directory).run(_list_children, directory)
             return self._directories.add(NodeDirectory(found))
-        archive, _ = self._entries.archive(inode)
-        listing = await self._listing(inode, archive)
-        return self._directories.add(EntryDirectory(inode, listing, await self._links(archive)))
-
-    async def _listing(self, inode: InodeT, archive: Archive) -> Listing:
-        listing = self._listings.get(inode)
-        if listing is None:
-            listing = await self._read_listing(inode, archive)
-            self._listings.keep(inode, listing)
-        return listing
-
-    async def _read_listing(self, inode: InodeT, archive: Archive) -> Listing:
-        listing = archive.listing_if_kept(self._entries.archive(inode)[1])
-        if listing is None:
-            entry = await self._entry(inode)
-            listing = archive.listing_if_cached(entry)
-            if listing is None:
-                listing = await self._bridge.of(archive).run(archive.listing, entry)
-        return listing
+        archive, _ = self._table.archive(inode)
+        listing = await self.entries.listing(inode)
+        links = await self.entries.links(archive)
+        return self._directories.add(EntryDirectory(inode, listing, links))
 
     @guarded
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
@@ -318,17 +269,19 @@ class VaultwayOperations(pyfuse3.Operations):
             self._reply_nodes(directory, start_id, token)
 
     def _reply_entries(self, directory: EntryDirectory, start: int, token: ReaddirToken) -> None:
-        names, entries, links = directory.listing.names, directory.listing.entries, directory.links
+        """As _fuse_listing.c, for where that is missing."""
         attributes, write = immutable_attributes(), self._presentation.write_entry
-        position, told = start, []
-        for position in range(start, len(names)):
-            entry = entries[position]
+        count, directories = 0, []
+        for position in range(start, len(directory.listing)):
+            entry = directory.listing.entry(position)
             inode = sibling(directory.inode, entry.offset)
-            write(attributes, inode, entry, names_of(entry, links))
-            if not readdir_reply(token, names[position], attributes, position + 1):
+            write(attributes, inode, entry, names_of(entry, directory.links))
+            if not readdir_reply(token, entry.name, attributes, position + 1):
                 break
-            told.append((inode, entry))
-        self._remember_entries(directory.inode, told)
+            count += 1
+            if entry.kind is DIRECTORY:
+                directories.append((inode, entry.end))
+        self._table.remember_all(directory.inode, count, directories)
 
     def _reply_nodes(self, directory: NodeDirectory, start: int, token: ReaddirToken) -> None:
         for position, (node, described) in enumerate(directory.children[start:], start):
@@ -351,8 +304,8 @@ class VaultwayOperations(pyfuse3.Operations):
         if flags & WRITING:
             raise FUSEError(errno.EROFS)
         if is_entry(inode):
-            archive, _ = self._entries.archive(inode)
-            return await self._reader.open_entry(inode, archive, await self._entry(inode))
+            archive, _ = self._table.archive(inode)
+            return await self._reader.open_entry(inode, archive, await self.entries.get(inode))
         return await self._reader.open_node(inode, self._nodes.get(inode))
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> Buffer:  # type: ignore[override] # views are not copied

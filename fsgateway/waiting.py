@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pyfuse3
 import trio
 
+from fsgateway.extra_handlers import directly_taken
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -76,7 +78,8 @@ class _LowLevel:
         return getattr(trio.lowlevel, name)
 
     async def wait_readable(self, descriptor: int) -> None:
-        if self._turns and not self._activity.count:
+        self._turns -= directly_taken()
+        if self._turns > 0 and not self._activity.count:
             self._turns -= 1
             if self._poll is None:
                 self._poll = select.poll()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Protocol
 
+from fsgateway.inodes import HEAD
 from store.format.blob import MAX_BLOB_SIZE
 from store.format.buffer import Buffer
 from store.heads import (
@@ -17,6 +18,9 @@ from store.heads import (
     Tree,
     WouldWait,
 )
+
+FIRST_HANDLE = HEAD
+"""A head's handles are numbered like its inodes: nobody takes them for those of read-only nodes."""
 
 
 class WritableFile(Protocol):
@@ -44,9 +48,10 @@ class TreeFile:
 
     __slots__ = ("_number", "_tree")
 
-    def __init__(self, tree: Tree, number: int) -> None:
+    def __init__(self, tree: Tree, number: int, *, is_held: bool = False) -> None:
         self._tree, self._number = tree, number
-        tree.hold(number)
+        if not is_held:
+            tree.hold(number)
 
     def read_now(self, offset: int, size: int) -> bytes:
         return self._tree.at_once(self._tree.read, self._number, offset, size)
@@ -59,6 +64,10 @@ class TreeFile:
 
     def write(self, offset: int, data: bytes) -> int:
         return self._tree.write(self._number, offset, data)
+
+    def complete(self, data: Buffer, *facts: int, releases: bool) -> None:
+        """As `Tree.complete`."""
+        self._tree.complete(self._number, data, *facts, releases=releases)
 
     def allocate(self, offset: int, length: int, mode: int) -> None:
         self._tree.fallocate(self._number, offset, length, mode)

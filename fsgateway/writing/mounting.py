@@ -6,9 +6,10 @@ from fsgateway import extra_handlers
 from fsgateway.options import MountOptions
 from fsgateway.seeking import Seeker
 from fsgateway.view import View
+from fsgateway.writing.files import FIRST_HANDLE
 from fsgateway.writing.nodes import CurrentDirectories
 from fsgateway.writing.open_heads import OpenHeads, SealPolicy
-from fsgateway.writing.operations import FIRST_HANDLE, WritableOperations
+from fsgateway.writing.operations import WritableOperations
 from store.errors import BackendError
 from store.heads.heads import DEFAULT_BUDGET, Heads
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 FUSE_CAP_ATOMIC_O_TRUNC = 1 << 3
 FUSE_CAP_DONT_MASK = 1 << 6
+FUSE_CAP_SPLICE_READ = 1 << 9
 FUSE_CAP_HANDLE_KILLPRIV = 1 << 20
 
 
@@ -28,7 +30,7 @@ def open_heads(options: MountOptions, view: View) -> OpenHeads:
     """
     # The umask is ours to apply (a default ACL goes before it); setuid bits are the kernel's, also
     # when O_TRUNC takes them away.
-    refused = FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_ATOMIC_O_TRUNC
+    refused = FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_SPLICE_READ
     if not extra_handlers.set_capabilities(FUSE_CAP_DONT_MASK, refused):
         raise BackendError(
             "mount option rw: fsgateway._fuse_extra is missing; install gcc, python3-dev and "

@@ -27,8 +27,12 @@ Place = tuple[Namespace, BackupGroup]
 class MountedHead:
     """An open head, the blobs in it that are open, and when it was written to last."""
 
-    def __init__(self, head: OpenHead, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, head: OpenHead, clock: Callable[[], float], settle: Callable[[], None]
+    ) -> None:
+        """`settle`: returns when the head has all that its mount answered by then."""
         self.head = head
+        self._settle = settle
         self.sealing = RLock()
         self._clock = clock
         self._lock = Lock()
@@ -140,7 +144,9 @@ class MountedHead:
                 blobs = list(self._blobs.values())
             for blob in blobs:
                 blob.store()
-            return self.head.seal(strict=strict)
+            with self.head.journal.holding_still():
+                self._settle()
+                return self.head.seal(strict=strict)
 
 
 class OpenHeads:
@@ -155,6 +161,8 @@ class OpenHeads:
         self._lock = Lock()
         self._opening: dict[Place, Lock] = {}
         self._open: dict[Place, MountedHead] = {}
+        self.settle: Callable[[], None] = lambda: None
+        """Returns when what the mount answered is in the heads; called in threads."""
 
     def get(self, namespace: Namespace, group: BackupGroup) -> MountedHead:
         """The head of a group, opened or made if it is not. Raises Locked and other StoreErrors."""
@@ -163,7 +171,7 @@ class OpenHeads:
             found = self._open.get(place)
             if found is None:
                 head = self._heads.open(namespace, group)
-                found = self._open[place] = MountedHead(head, self._clock)
+                found = self._open[place] = MountedHead(head, self._clock, lambda: self.settle())
             return found
 
     @contextmanager

@@ -27,22 +27,22 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from fsgateway import extra_handlers
 from fsgateway.attributes import IMMUTABLE_S, Facts, Presentation
-from fsgateway.bridge import Bridge, as_fuse_error, guarded
+from fsgateway.bridge import Bridge, as_fuse_error, guarded, turn_of_the_loop
 from fsgateway.handles import HandleTable
 from fsgateway.inodes import Forgets, is_entry, is_in_head, place_in_head
 from fsgateway.operations import WRITING, VaultwayOperations
 from fsgateway.reading import Reader
 from fsgateway.tree import Directory, Node, TypeNode
 from fsgateway.view import View
-from fsgateway.writing.files import TreeFile, WritableFile
+from fsgateway.writing.direct import DirectHandlers
+from fsgateway.writing.files import FIRST_HANDLE, TreeFile, WritableFile
 from fsgateway.writing.nodes import CurrentNode, HeadFileNode, HeadImageNode, HeadTreeNode
 from fsgateway.writing.open_heads import OpenHeads
 from fsgateway.writing.trees import HeadTrees
 from store.format.buffer import Buffer
 from store.format.pxar.entries import Entry
-from store.heads import Attributes, Tree, WouldWait
+from store.heads import DEFAULT_ACL, Attributes, Tree, WouldWait
 from store.names import BackupGroup
 
 if TYPE_CHECKING:
@@ -51,14 +51,11 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-DEFAULT_ACL = b"system.posix_acl_default"
 SEAL_CHECK_S = 1.0
 # They may wait for room in a journal, or for its disk: nobody who reads snapshots waits with them.
 WRITERS = 16
 LISTED = 128
 """Names to look at for one answer to readdir."""
-# A read-only node's handle numbers and a head's do not meet.
-FIRST_HANDLE = 1 << 62
 
 
 def for_head(
@@ -97,10 +94,12 @@ class WritableOperations(VaultwayOperations):
         super().__init__(view, root, presentation, bridge, reader, enforce_acls=enforce_acls)
         self._heads = heads
         self._trees = HeadTrees(presentation)
-        extra_handlers.set_bare_inodes(self._trees.bare if self.enable_acl else None)
         self._writing = Bridge(WRITERS, bridge.activity)
         self._files: HandleTable[WritableFile] = HandleTable(FIRST_HANDLE)
         self._lists: HandleTable[int] = HandleTable(FIRST_HANDLE)
+        DirectHandlers(self._trees, self._files).install(
+            bridge.activity, with_xattrs=self.enable_acl
+        )
 
     async def _run(
         self, tree: Tree, operation: Callable[P, T], *args: P.args, **named: P.kwargs
@@ -564,6 +563,13 @@ class WritableOperations(VaultwayOperations):
         while True:
             await trio.sleep(SEAL_CHECK_S)
             await self._writing.run(self._heads.seal_idle)
+
+    def begin(self) -> None:
+        """The event loop runs: what seals a head waits for it to have handed over all it has.
+
+        Whatever it collects (_fuse_direct.c) it hands over before it goes on to anything else.
+        """
+        self._heads.settle = turn_of_the_loop()
 
     start_soon: Callable[..., object] | None = None
     """Starts a background task; None before the mount runs and at its end."""

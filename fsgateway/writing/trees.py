@@ -8,7 +8,7 @@ import errno
 from pyfuse3 import EntryAttributes, InodeT, ModeT
 
 from fsgateway.attributes import IMMUTABLE_S, Presentation
-from fsgateway.inodes import MAX_TREES, head_inode, place_in_head
+from fsgateway.inodes import MAX_TREES, OFFSET_BITS, head_inode, place_in_head
 from store.heads import Attributes, Tree
 
 
@@ -45,6 +45,13 @@ class HeadTrees:
         except IndexError:
             raise OSError(errno.ESTALE, "this inode was forgotten") from None
 
+    def tree(self, inode: int) -> Tree:
+        """The tree of an inode. Raises OSError(ESTALE)."""
+        try:
+            return self._trees[inode >> OFFSET_BITS & MAX_TREES - 1]
+        except IndexError:
+            raise OSError(errno.ESTALE, "this inode was forgotten") from None
+
     def present(self, place: int, found: Attributes) -> EntryAttributes:
         """What the kernel is told of an inode of tree number `place`.
 
@@ -72,6 +79,11 @@ class HeadTrees:
         if not known:
             tree, number = self.of(inode)
             tree.hold(number)
+
+    def remember_new(self, inode: int) -> None:
+        """The same of a file that was made and is held for it already."""
+        self._lookups[inode] = 1
+        self.bare.add(inode)
 
     def forget(self, inode: int, lookups: int) -> None:
         """The kernel dropped `lookups` of the times it was told."""

@@ -96,6 +96,17 @@ class IndexedStream:
             position = end
         return b"".join(parts)
 
+    def piece(self, offset: int, end: int) -> tuple[bytes, int] | None:
+        """The chunk that has all from `offset` to `end`, and where it begins.
+
+        None if there is none, or if it is not in the cache: no waiting, no I/O.
+        """
+        if not 0 <= offset < end <= self.size:
+            return None
+        start, stop, digest = self._locate(offset)
+        data = self.reader.peek(digest) if end <= stop else None
+        return None if data is None or len(data) != stop - start else (data, start)
+
     def prefetch(self, offset: int) -> None:
         """Start loading the chunk at `offset` in the background; a hint, without error.
 

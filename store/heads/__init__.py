@@ -60,8 +60,10 @@ from store.heads.base import (
     WouldWait,
 )
 from store.heads.heads import NEWEST, Heads
+from store.heads.tree.inodes import DEFAULT_ACL
 
 __all__ = [
+    "DEFAULT_ACL",
     "FALLOC_KEEP_SIZE",
     "FALLOC_PUNCH_HOLE",
     "FALLOC_ZERO_RANGE",

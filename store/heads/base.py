@@ -1,6 +1,6 @@
 """What the gateways see of a head: the shape of its trees and images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
@@ -54,6 +54,8 @@ class Attributes(Protocol):
     def mtime_ns(self) -> int: ...
     @property
     def ctime_ns(self) -> int: ...
+    @property
+    def xattrs(self) -> Mapping[bytes, bytes]: ...
 
 
 class DirectoryEntry(NamedTuple):
@@ -91,6 +93,12 @@ class Tree(Protocol):
 
     # Looking
 
+    def at_hand(self, number: int) -> Attributes:
+        """The inode if it is in memory, without a lock: raises WouldWait else."""
+
+    def find(self, parent: int, name: bytes) -> Attributes | None:
+        """The inode of this name, if there is one; not of `.` or `..`."""
+
     def getattr(self, number: int) -> Attributes: ...
 
     def lookup(self, parent: int, name: bytes) -> Attributes:
@@ -117,8 +125,10 @@ class Tree(Protocol):
     # the setgid bit; `mode` comes without the file type and with umask applied. A parent's default
     # ACL goes to what is made in it.
 
-    def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Attributes:
-        """A new, empty regular file. Raises EEXIST."""
+    def create(
+        self, parent: int, name: bytes, mode: int, uid: int, gid: int, *, holds: int = 0
+    ) -> Attributes:
+        """A new, empty regular file, held so many times. Raises EEXIST."""
 
     def create_unlinked(self, parent: int, mode: int, uid: int, gid: int) -> Attributes:
         """A regular file without a name (O_TMPFILE), held once; `link` may give it one."""
@@ -199,6 +209,29 @@ class Tree(Protocol):
 
     def write(self, number: int, offset: int, data: Buffer) -> int:
         """All of `data`; its length. Raises EFBIG, ENOSPC. Waits while the budget is used up."""
+
+    def room(self) -> int:
+        """How many bytes `complete` may bring soon; 0 while writers have to wait for something."""
+
+    def complete(
+        self,
+        number: int,
+        data: Buffer,
+        mode: int,
+        uid: int,
+        gid: int,
+        atime_ns: int,
+        mtime_ns: int,
+        ctime_ns: int,
+        *,
+        releases: bool = False,
+    ) -> None:
+        """The content and attributes of a file that was just made, and that nobody looked at since.
+
+        `data` has at most `room` bytes; with `releases` the file is released as well. It was
+        acknowledged before: nothing waits for room, which `room` promised, and if it fails
+        all the same, the head has failed. Raises StoreError, OSError.
+        """
 
     def append(self, number: int, data: Buffer) -> int:
         """The same at the end as it is now; the offset it went to (O_APPEND)."""

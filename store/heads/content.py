@@ -85,6 +85,12 @@ class Content:
             self.note(number, (start, start + step, segment, record, 0), rows)
             done += step
 
+    def begin(self, extent: Extent) -> None:
+        """Lay the first extent of all."""
+        self.regions[0] = []
+        put(self.regions[0], extent, self.live)
+        self.dirty.add(0)
+
     def note(self, number: int, extent: Extent, rows: Rows) -> None:
         """Lay one extent over a region."""
         region = self.regions[number] = self.region(number, rows)
@@ -167,7 +173,8 @@ class Content:
                 continue
             changed.append((number, region))
             (self.stored.add if region else self.stored.discard)(number)
-        rows.write_regions(self.owner, changed)
+        if changed:
+            rows.write_regions(self.owner, changed)
         self.dirty.clear()
         if len(self.regions) > KEPT_REGIONS:
             self.regions = {

@@ -11,7 +11,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from store.backends.base import storage_error
@@ -29,6 +30,8 @@ RESERVE = 32 << 20
 LOOK_AT_SPACE = 4 << 20
 PATIENCE_S = 60.0
 STEP_S = 0.05
+COLLECTED = 128 << 10
+"""Of a file at most so much is written without looking for room once more."""
 
 
 class Hurry(threading.local):
@@ -73,6 +76,7 @@ class Journal:
         self.relieve: Callable[[], bool] = lambda: False  # whether there is hope for room
         self.patience_s = PATIENCE_S
         self.is_frozen = False
+        self.holds_still = False
         self.changes = self.durable = 0
         self.generation: int = self.rows.meta("generation") or 0
         self.log_start: int = self.rows.meta("log_start") or 0
@@ -105,7 +109,7 @@ class Journal:
         if self._failed is not None:
             raise self._failed
 
-    def admit(self, size: int) -> None:
+    def admit(self, size: int = 0) -> None:
         """Let a writer pass that has so many bytes; slow it down while the budget is used up.
 
         Called without the lock. Raises OutOfSpace, WouldWait, and what an earlier commit failed of.
@@ -118,6 +122,17 @@ class Journal:
             self._unlooked = 0
         if self.segments.total_bytes + size > self.budget_bytes:
             self._wait_for_room(size)
+
+    def room(self) -> int:
+        """How many bytes may come at once without `admit`; 0: everything is to be told at once."""
+        if self.holds_still or self._failed is not None:
+            return 0
+        return max(0, min(self.budget_bytes - self.segments.total_bytes, COLLECTED))
+
+    def count(self, size: int) -> None:
+        """So many bytes came without `admit`. Raises what an earlier commit failed of."""
+        self.check()
+        self._unlooked += size + 512
 
     def _look_at_space(self) -> None:
         while True:
@@ -192,6 +207,15 @@ class Journal:
                 self.begin()
                 self.rows.set_meta("generation", self.generation)
         return frozen, generation, boundary
+
+    @contextmanager
+    def holding_still(self) -> Iterator[None]:
+        """Nobody may do something now that is told here later: the state of now is wanted."""
+        self.holds_still = True
+        try:
+            yield
+        finally:
+            self.holds_still = False
 
     def thaw(self) -> None:
         """What was frozen is of no more use."""

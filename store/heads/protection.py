@@ -6,6 +6,7 @@ the key of the rows, that of the name hashes, and one for each segment and its r
 
 import hashlib
 import os
+from collections import deque
 from struct import Struct
 from zlib import crc32
 
@@ -22,6 +23,10 @@ SALT_SIZE = 16
 _U32 = Struct("<I")
 _U64 = Struct("<Q")
 _WRAPPING = b"vaultway head key"
+NONCES = 256
+_nonces: deque[bytes] = deque()
+# A child must not use its parent's.
+os.register_at_fork(after_in_child=_nonces.clear)
 
 
 def wrap_head_key(group_key: CryptConfig, head_key: bytes) -> bytes:
@@ -39,6 +44,16 @@ def unwrap_head_key(group_key: CryptConfig, wrapped: bytes) -> bytes:
         raise WrongKey(
             f"the head is encrypted with another key than {group_key.fingerprint}"
         ) from error
+
+
+def _nonce() -> bytes:
+    """Random bytes that nobody had before; asking the kernel for few at a time is slow."""
+    try:
+        return _nonces.pop()
+    except IndexError:
+        fresh = os.urandom(NONCE_SIZE * NONCES)
+        _nonces.extend(fresh[at : at + NONCE_SIZE] for at in range(0, len(fresh), NONCE_SIZE))
+        return os.urandom(NONCE_SIZE)
 
 
 def _derive(key: bytes, purpose: bytes, salt: bytes = b"") -> bytes:
@@ -64,7 +79,7 @@ class Protection:
         """A row's value. `context` is its key: a value that is moved elsewhere does not open."""
         if self._rows is None:
             return _U32.pack(crc32(plain, context & 0xFFFF_FFFF)) + plain
-        nonce = os.urandom(NONCE_SIZE)
+        nonce = _nonce()
         return nonce + self._rows.encrypt(nonce, plain, _U64.pack(context))
 
     def open(self, context: int, sealed: bytes) -> bytes:
@@ -98,7 +113,7 @@ def seal_record(cipher: AESGCM | None, header: bytes, payload: Buffer) -> tuple[
     """
     if cipher is None:
         return _U32.pack(crc32(payload, crc32(header))).ljust(NONCE_SIZE + TAG_SIZE, b"\0"), payload
-    nonce = os.urandom(NONCE_SIZE)
+    nonce = _nonce()
     sealed = memoryview(cipher.encrypt(nonce, memoryview(payload), header))
     return nonce + sealed[-TAG_SIZE:], sealed[:-TAG_SIZE]
 

@@ -1,4 +1,5 @@
-/* store.format.pxar._entries: the children of a directory, as many at a time as a window has whole.
+/* store.format.pxar._entries: the children of a directory, as many at a time as a window has whole: as entries, or
+ * packed (packed.py).
  *
  * Only the usual case is here, and only what is right: at whatever else (a hard link, a device, an entry that is cut,
  * anything the format forbids) it stops, and parser.py goes on, which knows all cases and says what is wrong. So this
@@ -26,6 +27,7 @@
 #define PXAR_PAYLOAD 0x28147A1B0B7C1A25ULL
 #define PXAR_PAYLOAD_REF 0x419D3D6BC4BA977EULL
 #define PXAR_GOODBYE 0x2FEC4FA642D5731DULL
+#define TAIL_MARKER 0xEF5EED5B753E1555ULL
 
 #define HEADER 16
 #define ENTRY 56
@@ -41,6 +43,11 @@
 #define HASH_KEY_1 0xaa4f1b6879369fbdULL
 
 enum { FIFO = 1, DIRECTORY = 4, REGULAR = 8, SYMLINK = 10, SOCKET = 12, MOST_KINDS = 16 };
+
+/* packed.py: a record's fixed part, where its numbers begin in it, and how many kinds there are. */
+#define PACKED 69
+#define PACKED_NUMBERS 13
+enum { PACKED_DIRECTORY, PACKED_FILE, PACKED_SYMLINK, PACKED_HARDLINK, PACKED_FIFO = 6, PACKED_SOCKET, PACKED_KINDS };
 
 struct window {
     const uint8_t *data;
@@ -275,23 +282,107 @@ static PyObject *make_entry(PyObject *type, PyObject *kind, const struct window 
     return entry;
 }
 
-static int collect(PyObject *found, PyObject *type, PyObject *kinds, const struct window *w, const struct table *t,
-                   uint64_t content_item, uint64_t *position)
+/* ----- what becomes of the children: a list of entries, or packed records */
+
+struct found {
+    PyObject *list, *type, *kinds; /* of entries; or NULL */
+    uint8_t *data;
+    uint64_t size, room;
+};
+
+static int add_entry(struct found *f, const struct window *w, const struct child *c)
+{
+    PyObject *entry = make_entry(f->type, PyTuple_GET_ITEM(f->kinds, c->kind), w, c);
+    int failed = entry == NULL || PyList_Append(f->list, entry);
+    Py_XDECREF(entry);
+    return failed ? -1 : 0;
+}
+
+static void put(uint8_t *to, uint64_t value, int bytes)
+{
+    for (int i = 0; i < bytes; i++)
+        to[i] = (uint8_t)(value >> (8 * i));
+}
+
+static int make_room(struct found *f, uint64_t size)
+{
+    if (size <= f->room - f->size)
+        return 0;
+    uint64_t room = 2 * f->room + size + 4096;
+    uint8_t *data = PyMem_Realloc(f->data, room);
+    if (data == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    f->data = data;
+    f->room = room;
+    return 0;
+}
+
+static int packed_kind(int kind)
+{
+    switch (kind) {
+    case DIRECTORY:
+        return PACKED_DIRECTORY;
+    case REGULAR:
+        return PACKED_FILE;
+    case SYMLINK:
+        return PACKED_SYMLINK;
+    }
+    return kind == FIFO ? PACKED_FIFO : PACKED_SOCKET;
+}
+
+static int add_packed(struct found *f, const struct window *w, const struct child *c)
+{
+    uint64_t metadata = c->after - c->stat, size = PACKED + c->name_size + c->target_size + metadata;
+    uint64_t numbers[] = {w->base + c->position, c->end, c->payload_offset, c->size};
+    if (make_room(f, size))
+        return -1;
+    uint8_t *to = f->data + f->size;
+    memset(to, 0, PACKED);
+    put(to, (uint64_t)packed_kind(c->kind), 1);
+    put(to + 1, c->name_size, 2);
+    put(to + 3, c->target_size, 2);
+    put(to + 5, metadata, 4);
+    for (int i = 0; i < 4; i++)
+        put(to + PACKED_NUMBERS + 8 * i, numbers[i], 8);
+    to += PACKED;
+    memcpy(to, w->data + c->position + HEADER, c->name_size);
+    to += c->name_size;
+    if (c->target_size)
+        memcpy(to, w->data + c->after + HEADER, c->target_size);
+    memcpy(to + c->target_size, w->data + c->stat, metadata);
+    f->size += size;
+    return 0;
+}
+
+/* Adds children from `position` on, which it moves behind them. -1: out of memory. */
+static int collect(struct found *f, const struct window *w, const struct table *t, uint64_t content_item,
+                   uint64_t *position)
 {
     while (w->base + *position < t->start && *position < w->size) {
         struct child c = {.position = *position};
         if (!read_child(w, &c, t, content_item))
             return 0;
-        PyObject *entry = make_entry(type, PyTuple_GET_ITEM(kinds, c.kind), w, &c);
-        if (entry == NULL)
-            return -1;
-        int failed = PyList_Append(found, entry);
-        Py_DECREF(entry);
-        if (failed)
+        if (f->list ? add_entry(f, w, &c) : add_packed(f, w, &c))
             return -1;
         *position = c.end - w->base;
     }
     return 0;
+}
+
+static PyObject *packed_bytes(struct found *f)
+{
+    PyObject *result = PyBytes_FromStringAndSize((const char *)f->data, (Py_ssize_t)f->size);
+    PyMem_Free(f->data);
+    return result;
+}
+
+/* ----- the module's functions */
+
+static PyObject *out_of_range(const char *who)
+{
+    return PyErr_Format(PyExc_ValueError, "%s: out of range", who);
 }
 
 static PyObject *children(PyObject *module, PyObject *args)
@@ -299,29 +390,155 @@ static PyObject *children(PyObject *module, PyObject *args)
     PyObject *type, *kinds, *result = NULL;
     Py_buffer window, records;
     unsigned long long base, position, start, content_item;
-    if (!PyArg_ParseTuple(args, "OO!y*KKy*KK", &type, &PyTuple_Type, &kinds, &window, &base, &position, &records,
-                          &start, &content_item))
+    if (!PyArg_ParseTuple(args, "OOy*KKy*KK", &type, &kinds, &window, &base, &position, &records, &start,
+                          &content_item))
         return NULL;
-    if (PyTuple_GET_SIZE(kinds) != MOST_KINDS || base > MAX_STREAM || start > 2 * MAX_STREAM) {
-        PyErr_SetString(PyExc_ValueError, "children: out of range");
+    int is_packed = kinds == Py_None;
+    if ((!is_packed && (!PyTuple_Check(kinds) || PyTuple_GET_SIZE(kinds) != MOST_KINDS)) || base > MAX_STREAM ||
+        start > 2 * MAX_STREAM) {
+        out_of_range("children");
     } else {
         struct window w = {window.buf, (uint64_t)window.len, base};
         struct table t = {records.buf, (uint64_t)records.len, start};
+        struct found f = {is_packed ? NULL : PyList_New(0), type, kinds, NULL, 0, 0};
         uint64_t reached = position;
-        PyObject *found = PyList_New(0);
-        if (found != NULL && collect(found, type, kinds, &w, &t, content_item, &reached) == 0)
+        int failed = (!is_packed && f.list == NULL) || collect(&f, &w, &t, content_item, &reached);
+        PyObject *found = is_packed ? packed_bytes(&f) : Py_XNewRef(f.list);
+        if (!failed && found != NULL)
             result = Py_BuildValue("OK", found, (unsigned long long)reached);
         Py_XDECREF(found);
+        Py_XDECREF(f.list);
     }
     PyBuffer_Release(&window);
     PyBuffer_Release(&records);
     return result;
 }
 
+/* A directory that lies in the window from FILENAME to its end: where its children begin, and its table. */
+static int find_table(const struct window *w, uint64_t position, uint64_t end, uint64_t *first, struct table *t)
+{
+    struct child c = {.position = position};
+    if (end > w->size || !read_name(w, &c) || !read_metadata(w, &c) || c.kind != DIRECTORY)
+        return 0;
+    if (c.after > end || end - c.after < HEADER + RECORD)
+        return 0;
+    const uint8_t *tail = w->data + end - RECORD;
+    uint64_t size = get64(tail + 16), type, stored;
+    if (get64(tail) != TAIL_MARKER || size < HEADER + RECORD || size > end - c.after || (size - HEADER) % RECORD)
+        return 0;
+    uint64_t start = end - size;
+    if (get64(tail + 8) != start - c.stat || !header_at(w, start, &type, &stored))
+        return 0;
+    *first = c.after;
+    *t = (struct table){w->data + start, size - RECORD, w->base + start};
+    return type == PXAR_GOODBYE && stored == size;
+}
+
+static PyObject *directory(PyObject *module, PyObject *args)
+{
+    PyObject *result = NULL;
+    Py_buffer window;
+    unsigned long long base, offset, end, content_item;
+    if (!PyArg_ParseTuple(args, "y*KKKK", &window, &base, &offset, &end, &content_item))
+        return NULL;
+    if (base > MAX_STREAM || offset < base || end < offset) {
+        out_of_range("directory");
+    } else {
+        struct window w = {window.buf, (uint64_t)window.len, base};
+        struct table t;
+        struct found f = {0};
+        uint64_t position;
+        if (!find_table(&w, offset - base, end - base, &position, &t)) {
+            result = Py_NewRef(Py_None);
+        } else {
+            int failed = collect(&f, &w, &t, content_item, &position);
+            PyObject *packed = packed_bytes(&f);
+            if (!failed && packed != NULL)
+                result = w.base + position == t.start ? Py_NewRef(packed) : Py_NewRef(Py_None);
+            Py_XDECREF(packed);
+        }
+    }
+    PyBuffer_Release(&window);
+    return result;
+}
+
+/* ----- packed records */
+
+struct record {
+    const uint8_t *name;
+    uint64_t name_size, size;
+    int kind;
+};
+
+static int read_record(const uint8_t *data, uint64_t left, struct record *r)
+{
+    if (left < PACKED)
+        return 0;
+    uint64_t lengths = get64(data + 1);
+    r->kind = data[0];
+    r->name = data + PACKED;
+    r->name_size = lengths & 0xffff;
+    r->size = PACKED + r->name_size + (lengths >> 16 & 0xffff) + (lengths >> 32 & 0xffffffff);
+    return r->kind < PACKED_KINDS && r->size <= left;
+}
+
+static int compare_names(const struct record *a, const struct record *b)
+{
+    int order = memcmp(a->name, b->name, a->name_size < b->name_size ? a->name_size : b->name_size);
+    return order ? order : (a->name_size > b->name_size) - (a->name_size < b->name_size);
+}
+
+/* Notes where the records begin in `starts`, if it is not NULL; returns how many, or -1. */
+static Py_ssize_t walk_records(const Py_buffer *packed, uint64_t most, uint64_t *starts, int *ascends, int *has_links)
+{
+    struct record record, before = {.name = (const uint8_t *)""};
+    uint64_t position = 0, size = (uint64_t)packed->len;
+    Py_ssize_t count = 0;
+    for (; position < size; position += record.size) {
+        if (!read_record((const uint8_t *)packed->buf + position, size - position, &record))
+            return -1;
+        if (record.name_size > most)
+            continue;
+        *ascends &= compare_names(&before, &record) < 0;
+        *has_links |= record.kind == PACKED_HARDLINK;
+        before = record;
+        if (starts != NULL)
+            starts[count] = position;
+        count++;
+    }
+    return count;
+}
+
+static PyObject *index_records(PyObject *module, PyObject *args)
+{
+    PyObject *result = NULL;
+    Py_buffer packed;
+    unsigned long long most;
+    if (!PyArg_ParseTuple(args, "y*K", &packed, &most))
+        return NULL;
+    int ascends = 1, has_links = 0;
+    Py_ssize_t count = walk_records(&packed, most, NULL, &ascends, &has_links);
+    if (count < 0) {
+        result = Py_NewRef(Py_None);
+    } else {
+        PyObject *starts = PyBytes_FromStringAndSize(NULL, count * (Py_ssize_t)sizeof(uint64_t));
+        if (starts != NULL) {
+            walk_records(&packed, most, (uint64_t *)PyBytes_AS_STRING(starts), &ascends, &has_links);
+            result = Py_BuildValue("NNN", starts, PyBool_FromLong(ascends), PyBool_FromLong(has_links));
+        }
+    }
+    PyBuffer_Release(&packed);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"children", children, METH_VARARGS,
      "children(entry_type, kinds, window, base, position, records, table_start, content_item)"
-     " -> (entries, position behind them)"},
+     " -> (entries, or packed if both are None, and the position behind them)"},
+    {"directory", directory, METH_VARARGS,
+     "directory(window, base, offset, end, content_item) -> its children packed, or None: not all are at hand"},
+    {"index", index_records, METH_VARARGS,
+     "index(packed, longest_name) -> (starts, whether names ascend, whether there are hard links), or None"},
     {NULL, NULL, 0, NULL},
 };
 

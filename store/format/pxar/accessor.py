@@ -10,9 +10,10 @@ Source: pxar src/accessor/mod.rs (spec 9.7, 9.10).
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import lru_cache, partial
+from typing import TypeVar
 
 from store.errors import FormatError, NotFound
-from store.format.buffer import ReadAt
+from store.format.buffer import Buffer, ReadAt
 from store.format.pxar.entries import (
     Entry,
     EntryKind,
@@ -21,23 +22,36 @@ from store.format.pxar.entries import (
 )
 from store.format.pxar.goodbye import GoodbyeTable
 from store.format.pxar.items import HEADER_SIZE, PXAR_PAYLOAD, PXAR_PAYLOAD_REF
+from store.format.pxar.packed import pack
 from store.format.pxar.parser import KINDS, EntryParser, Incomplete
 from store.format.pxar.preamble import read_preamble
 from store.format.pxar.unlike import Known, unlike
 
-Found = tuple[list[Entry], int]
+M = TypeVar("M")
+ParseMany = Callable[[bytes, int, int, bytes, int, int], tuple[list[Entry], int]]
+PackMany = Callable[[bytes, int, int, bytes, int, int], tuple[bytes, int]]
+PackDirectory = Callable[[Buffer, int, int, int, int], bytes | None]
 
 
-def _parse_many() -> Callable[[bytes, int, int, bytes, int, int], Found]:
-    """The parser in C; where the extension was not built, it never finds any."""
+def _in_c() -> tuple[ParseMany, PackMany, PackDirectory]:
+    """The parsers in C; where the extension was not built, they never find any."""
     try:
         from store.format.pxar import _entries
     except ImportError:
-        return lambda _window, _base, position, *_: ([], position)
-    return partial(_entries.children, Entry, KINDS)
+        return (
+            lambda _window, _base, position, *_: ([], position),
+            lambda _window, _base, position, *_: (b"", position),
+            lambda *_: None,
+        )
+    return (
+        lambda *at_hand: _entries.children(Entry, KINDS, *at_hand),
+        lambda *at_hand: _entries.children(None, None, *at_hand),
+        _entries.directory,
+    )
 
 
-parse_many = _parse_many()
+# The last is for all of a directory that is at hand from its FILENAME to its end.
+parse_many, pack_many, pack_directory = _in_c()
 
 # One child alone; the first and the largest window of a listing.
 CHILD_WINDOW = 512
@@ -104,6 +118,10 @@ class Accessor:
         children = self.children(directory)
         while batch := children.batch():
             yield from batch
+
+    def packed(self, directory: Entry) -> bytes:
+        """The children of a directory as a packed listing (packed.py)."""
+        return b"".join(iter(self.children(directory).packed, b""))
 
     def count(self, directory: Entry) -> int:
         """How many children a directory has."""
@@ -317,23 +335,32 @@ class Children(Iterator[Entry]):
 
     def batch(self) -> list[Entry]:
         """The next children, as many as are at hand; at the end none."""
+        return self._many(parse_many) or self._one()
+
+    def packed(self) -> bytes:
+        """The same, packed."""
+        return self._many(pack_many) or b"".join(map(pack, self._one()))
+
+    def _many(self, parse: Callable[[bytes, int, int, bytes, int, int], tuple[M, int]]) -> M | None:
+        """What the parser in C makes of what is at hand; may be nothing."""
         if self._position >= self._table.start:
-            return []
+            return None
         if self._position - self._base >= len(self._buffer):
             self._read_on(self._position)
-        start, content_item = self._table.start, self._accessor.content_item
-        found, position = parse_many(
+        found, position = parse(
             self._buffer,
             self._base,
             self._position - self._base,
             self._records,
-            start,
-            content_item,
+            self._table.start,
+            self._accessor.content_item,
         )
         if found:
             self._position = self._base + position
-            return found
-        return [self._next_alone()]
+        return found
+
+    def _one(self) -> list[Entry]:
+        return [self._next_alone()] if self._position < self._table.start else []
 
     def _next_alone(self) -> Entry:
         """The next child, if it is cut by the window, or not of the usual kind."""

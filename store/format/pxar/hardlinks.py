@@ -27,9 +27,9 @@ _LINK_START = HEADER_SIZE + _DISTANCE.size
 
 
 class Links:
-    """How many hard links point to each file of an archive: their targets, sorted."""
+    """How many hard links point to each file of an archive: their `targets` (u64), sorted."""
 
-    __slots__ = ("_targets",)
+    __slots__ = ("targets",)
 
     def __init__(self, targets: Iterable[int] = ()) -> None:
         """`targets`: for each link the offset of its target's FILENAME item.
@@ -39,15 +39,15 @@ class Links:
         rest, runs = islice(targets, MAX_LINKS), []
         while run := array("Q", sorted(islice(rest, RUN))):
             runs.append(run)
-        self._targets = array("Q", merge(*runs)) if len(runs) > 1 else (runs or [array("Q")])[0]
+        self.targets = array("Q", merge(*runs)) if len(runs) > 1 else (runs or [array("Q")])[0]
 
     def __len__(self) -> int:
-        return len(self._targets)
+        return len(self.targets)
 
     def count(self, offset: int) -> int:
         """How many links point to the file whose FILENAME item is at `offset`."""
-        first = bisect_left(self._targets, offset)
-        return bisect_right(self._targets, offset, first) - first
+        first = bisect_left(self.targets, offset)
+        return bisect_right(self.targets, offset, first) - first
 
 
 def links_in_stream(chunks: Iterable[Buffer]) -> Iterator[int]:

@@ -63,6 +63,17 @@ def write(table: Table, inode: Inode, offset: int, data: Buffer) -> int:
     return size
 
 
+def begin(table: Table, inode: Inode, data: Buffer) -> None:
+    """The same as the first bytes of a new file, at most a record of them; times are the caller's.
+
+    Raises StoreError; nothing is written then.
+    """
+    size, segments = len(data), table.journal.segments
+    segment, record = segments.append(FILE_DATA, table.archive, 0, data, size)
+    _content(table, inode).begin((0, size, segment, record, 0))
+    inode.size = size
+
+
 def truncate(table: Table, inode: Inode, size: int) -> None:
     """Give a file another size; times are the caller's, but for mtime. Raises EISDIR, EINVAL."""
     if not inode.is_file:

@@ -85,29 +85,29 @@ class Inode:
     @property
     def blocks(self) -> int:
         """Of 512 bytes. Of what is in rows that are not at hand nothing is known."""
-        if not self.is_file:
+        if not self.size or not self.is_file:
             return 0
         data = self.content.data_bytes() if self.content is not None else 0
         return -(-min(self.size, self.kept + data) // 512)
 
     def encode(self) -> bytes:
         """The row's value."""
-        inline = b""
-        if self.content is not None and 0 not in self.content.stored:
-            region = self.content.regions.get(0)
-            if region and len(region) <= INLINE:
+        inline, far, content = b"", False, self.content
+        if content is not None:
+            far = bool(content.stored)
+            region = content.regions.get(0)
+            if region and len(region) <= INLINE and 0 not in content.stored:
                 inline = pack(region)
-        far = self.content is not None and bool(self.content.stored)
-        return b"".join((
-            _ROW.pack(
-                self.mode, self.nlink, self.uid, self.gid, self.rdev, self.size,
-                self.atime_ns, self.mtime_ns, self.ctime_ns, self.base, self.kept, self.floor,
-                self.parent, self.flags, self.project, far, len(inline), len(self.target),
-            ),
-            inline,
-            self.target,
-            *(_XATTR.pack(len(n), len(v)) + n + v for n, v in self.xattrs.items()),
-        ))  # fmt: skip
+        row = _ROW.pack(
+            self.mode, self.nlink, self.uid, self.gid, self.rdev, self.size,
+            self.atime_ns, self.mtime_ns, self.ctime_ns, self.base, self.kept, self.floor,
+            self.parent, self.flags, self.project, far, len(inline), len(self.target),
+        )  # fmt: skip
+        xattrs = b""
+        if self.xattrs:
+            items = self.xattrs.items()
+            xattrs = b"".join(_XATTR.pack(len(n), len(v)) + n + v for n, v in items)
+        return row + inline + self.target + xattrs
 
     @classmethod
     def decode(cls, number: int, generation: int, raw: bytes) -> tuple["Inode", bool, bytes]:

@@ -64,6 +64,8 @@ class HeadTree:
         self.table = table
         self.journal: Journal = table.journal
         self._lock = table.journal.lock
+        self._changing = _Changing(self)
+        self._freeing = _Changing(self, frees=True)
 
     @property
     def base(self) -> Base | None:
@@ -82,25 +84,38 @@ class HeadTree:
 
     # Looking
 
+    def at_hand(self, number: int) -> Inode:
+        inode = self.table.at_hand(number)
+        if inode is None:
+            raise WouldWait
+        return inode
+
+    def find(self, parent: int, name: bytes) -> Inode | None:
+        with self._lock:
+            directory = self._directory(parent)
+            if len(name) > MAX_NAME:
+                fail(errno.ENAMETOOLONG)
+            number = self.table.find(directory, name)
+            if not number:
+                return None
+            inode = self.table.get(number)
+            if inode.is_directory:
+                inode.parent = parent
+            return inode
+
     def getattr(self, number: int) -> Inode:
         with self._lock:
             return self.table.get(number)
 
     def lookup(self, parent: int, name: bytes) -> Inode:
         with self._lock:
-            directory = self._directory(parent)
             if name == b"..":
                 return self.table.get(self.parent(parent))
             if name == b".":
-                return directory
-            if len(name) > MAX_NAME:
-                fail(errno.ENAMETOOLONG)
-            number = self.table.find(directory, name)
-            if not number:
+                return self._directory(parent)
+            inode = self.find(parent, name)
+            if inode is None:
                 fail(errno.ENOENT)
-            inode = self.table.get(number)
-            if inode.is_directory:
-                inode.parent = parent
             return inode
 
     def iterate(self, directory: int, after: int = 0) -> Iterator[DirectoryEntry]:
@@ -132,11 +147,19 @@ class HeadTree:
 
     # Making and removing names
 
-    def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Inode:
-        return self.mknod(parent, name, stat.S_IFREG | stat.S_IMODE(mode), uid, gid)
+    def create(
+        self, parent: int, name: bytes, mode: int, uid: int, gid: int, *, holds: int = 0
+    ) -> Inode:
+        with self._changing:
+            directory = self._free(parent, name)
+            inode = self._new(directory, stat.S_IFREG | stat.S_IMODE(mode), uid, gid)
+            self._enter(directory, name, inode)
+            if holds:
+                self.table.held[inode.number] = holds
+            return inode
 
     def create_unlinked(self, parent: int, mode: int, uid: int, gid: int) -> Inode:
-        with self._changing():
+        with self._changing:
             directory = self._directory(parent)
             inode = self._new(directory, stat.S_IFREG | stat.S_IMODE(mode), uid, gid)
             inode.nlink = 0
@@ -144,7 +167,7 @@ class HeadTree:
             return inode
 
     def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Inode:
-        with self._changing():
+        with self._changing:
             directory = self._free(parent, name)
             inode = self._new(directory, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid)
             inode.nlink, inode.parent = 2, parent
@@ -156,7 +179,7 @@ class HeadTree:
     def mknod(
         self, parent: int, name: bytes, mode: int, uid: int, gid: int, rdev: int = 0
     ) -> Inode:
-        with self._changing():
+        with self._changing:
             if stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK):
                 fail(errno.EINVAL)
             directory = self._free(parent, name)
@@ -169,7 +192,7 @@ class HeadTree:
             return inode
 
     def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Inode:
-        with self._changing():
+        with self._changing:
             if not target:
                 fail(errno.ENOENT)
             if len(target) > MAX_TARGET:
@@ -181,7 +204,7 @@ class HeadTree:
             return inode
 
     def link(self, number: int, parent: int, name: bytes) -> Inode:
-        with self._changing():
+        with self._changing:
             inode = self.table.get(number)
             if inode.is_directory:
                 fail(errno.EPERM)
@@ -197,7 +220,7 @@ class HeadTree:
             return inode
 
     def unlink(self, parent: int, name: bytes) -> None:
-        with self._changing(frees=True):
+        with self._freeing:
             directory, inode = self._found(parent, name)
             if inode.is_directory:
                 fail(errno.EISDIR)
@@ -205,7 +228,7 @@ class HeadTree:
             self._drop_name(inode)
 
     def rmdir(self, parent: int, name: bytes) -> None:
-        with self._changing(frees=True):
+        with self._freeing:
             if name == b".":
                 fail(errno.EINVAL)
             if name == b"..":
@@ -227,7 +250,7 @@ class HeadTree:
         uid: int = 0,
         gid: int = 0,
     ) -> None:
-        with self._changing():
+        with self._changing:
             if flags not in RENAME_FLAGS:
                 fail(errno.EINVAL)
             old, inode = self._found(parent, name)
@@ -393,7 +416,7 @@ class HeadTree:
         mtime_ns: int | None = None,
         ctime_ns: int | None = None,
     ) -> Inode:
-        with self._changing(frees=True):
+        with self._freeing:
             inode = self.table.get(number)
             if size is not None:
                 files.prepare(self.table, inode, size, size)
@@ -427,7 +450,7 @@ class HeadTree:
             return list(self.table.get(number).xattrs)
 
     def setxattr(self, number: int, name: bytes, value: bytes, flags: int = 0) -> None:
-        with self._changing():
+        with self._changing:
             inode = self.table.get(number)
             self._check_xattr(inode, name, value, flags)
             if name in (ACCESS_ACL, DEFAULT_ACL):
@@ -468,7 +491,7 @@ class HeadTree:
         inode.xattrs[name] = bytes(value)
 
     def removexattr(self, number: int, name: bytes) -> None:
-        with self._changing(frees=True):
+        with self._freeing:
             inode = self.table.get(number)
             if name not in inode.xattrs:
                 if name in (ACCESS_ACL, DEFAULT_ACL):
@@ -487,19 +510,50 @@ class HeadTree:
 
     def write(self, number: int, offset: int, data: Buffer) -> int:
         self.journal.admit(len(data))
-        with self._changing():
+        with self._changing:
             return files.write(self.table, self._file(number), offset, data)
+
+    def room(self) -> int:
+        return self.journal.room()
+
+    def complete(
+        self,
+        number: int,
+        data: Buffer,
+        mode: int,
+        uid: int,
+        gid: int,
+        atime_ns: int,
+        mtime_ns: int,
+        ctime_ns: int,
+        *,
+        releases: bool = False,
+    ) -> None:
+        self.journal.count(len(data))
+        with self._lock:
+            try:
+                inode = self.table.get(number)
+                self.table.change(inode)
+                if data:
+                    files.begin(self.table, inode, data)
+                inode.mode, inode.uid, inode.gid = mode, uid, gid
+                inode.atime_ns, inode.mtime_ns, inode.ctime_ns = atime_ns, mtime_ns, ctime_ns
+            except Exception as error:
+                self.journal.give_up(error)
+                raise
+            if releases:
+                self.release(number)
 
     def append(self, number: int, data: Buffer) -> int:
         self.journal.admit(len(data))
-        with self._changing():
+        with self._changing:
             inode = self._file(number)
             offset = inode.size
             files.write(self.table, inode, offset, data)
             return offset
 
     def fallocate(self, number: int, offset: int, length: int, mode: int = 0) -> None:
-        with self._changing():
+        with self._changing:
             files.fallocate(self.table, self._file(number), offset, length, mode)
 
     def seek(self, number: int, offset: int, whence: int) -> int:
@@ -540,9 +594,6 @@ class HeadTree:
     def statfs(self) -> FileSystemStatus:
         return files.status(self.table)
 
-    def _changing(self, *, frees: bool = False) -> "_Changing":
-        return _Changing(self, frees=frees)
-
 
 class _Changing:
     """The lock, with room for what changes. An operation in it is whole or not there.
@@ -550,23 +601,20 @@ class _Changing:
     What `frees` room goes on when the disk is full.
     """
 
-    __slots__ = ("_frees", "_tree")
+    __slots__ = ("_admit", "_lock", "_make_room")
 
-    def __init__(self, tree: HeadTree, *, frees: bool) -> None:
-        self._tree, self._frees = tree, frees
+    def __init__(self, tree: HeadTree, *, frees: bool = False) -> None:
+        self._admit = tree.journal.check if frees else tree.journal.admit
+        self._lock, self._make_room = tree._lock, tree.table.make_room
 
     def __enter__(self) -> None:
-        tree = self._tree
-        if self._frees:
-            tree.journal.check()
-        else:
-            tree.journal.admit(0)
-        tree._lock.acquire()
+        self._admit()
+        self._lock.acquire()
         try:
-            tree.table.make_room()
+            self._make_room()
         except BaseException:
-            tree._lock.release()
+            self._lock.release()
             raise
 
     def __exit__(self, *_: object) -> None:
-        self._tree._lock.release()
+        self._lock.release()

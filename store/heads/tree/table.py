@@ -17,7 +17,7 @@ from store.heads.segments import FILE_DATA
 from store.heads.tree.below import OWN, ROOT, Base, Numbers
 from store.heads.tree.inodes import NO_BASE, Inode
 
-DIRTY_ROWS = 1024
+DIRTY_ROWS = 2048
 KEPT_INODES = 32768
 KEPT_NAMES = 131072
 _STALE = (errno.ESTALE, os.strerror(errno.ESTALE))
@@ -62,6 +62,10 @@ class Table:
         )
 
     # Inodes
+
+    def at_hand(self, number: int) -> Inode | None:
+        """An inode if it is in memory. Needs no lock."""
+        return self._inodes.get(number)
 
     def get(self, number: int) -> Inode:
         """The inode of a number. Raises OSError ESTALE."""
@@ -280,18 +284,20 @@ class Table:
         journal = self.journal
         changed, removed, orphans = [], [], []
         for number, inode in self.dirty.items():
+            row = key | number
             if inode is None:
-                removed.append((key | number,))
+                removed.append((row,))
                 continue
             if not inode.nlink:
-                orphans.append((key | number,))
+                orphans.append((row,))
             elif inode.was_orphan:
-                rows.execute("DELETE FROM orphan WHERE key = ?", key | number)
+                rows.execute("DELETE FROM orphan WHERE key = ?", row)
             inode.was_orphan = not inode.nlink
-            if inode.content is not None:
-                write_anew(inode.content, FILE_DATA, self.archive, journal.segments, rows)
-                inode.content.flush(rows, inline=True)
-            changed.append((key | number, inode.generation, seal(key | number, inode.encode())))
+            content = inode.content
+            if content is not None and content.dirty:
+                write_anew(content, FILE_DATA, self.archive, journal.segments, rows)
+                content.flush(rows, inline=True)
+            changed.append((row, inode.generation, seal(row, inode.encode())))
             inode.stored = True
         if changed:
             rows.execute_many("INSERT OR REPLACE INTO inode VALUES (?, ?, ?)", changed)

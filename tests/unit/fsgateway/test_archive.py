@@ -52,7 +52,7 @@ def forget_chunks(archive: Archive) -> None:
 def facts(listing: Listing | None) -> list[tuple[object, ...]]:
     assert listing is not None
     slots = [name for name in Entry.__slots__ if name != "_metadata"]
-    return [tuple(getattr(entry, name) for name in slots) for entry in listing.entries]
+    return [tuple(getattr(entry, name) for name in slots) for entry in listing]
 
 
 def walk(archive: Archive) -> Iterator[tuple[Entry, Listing]]:
@@ -61,14 +61,17 @@ def walk(archive: Archive) -> Iterator[tuple[Entry, Listing]]:
         directory = todo.pop()
         listing = archive.listing(directory)
         yield directory, listing
-        todo += [entry for entry in listing.entries if entry.kind is EntryKind.DIRECTORY]
+        todo += [entry for entry in listing if entry.kind is EntryKind.DIRECTORY]
 
 
 def test_what_is_in_memory_is_the_same(datastore: Datastore) -> None:
     archive = opened(datastore)
     for directory, listing in walk(archive):
         assert facts(archive.listing_if_cached(directory)) == facts(listing)
-        for entry in listing.entries:
+        if directory.name:
+            at_hand = archive.listing_at_hand(directory.offset, directory.end)
+            assert facts(at_hand) == facts(listing)
+        for entry in listing:
             found = archive.entry_if_cached(entry.offset, entry.end)
             assert found is not None
             assert (found.name, found.end) == (entry.name, entry.end)
@@ -81,7 +84,7 @@ def test_what_is_in_memory_is_the_same(datastore: Datastore) -> None:
 def test_what_is_not_in_memory_is_not_waited_for(datastore: Datastore) -> None:
     archive = opened(datastore)
     directory = archive.root()
-    first = archive.listing(directory).entries[0]
+    first = archive.listing(directory).entry(0)
     archive._last().cached()._open_table.cache_clear()  # type: ignore[union-attr, attr-defined]
     forget_chunks(archive)
     assert archive.listing_if_cached(directory) is None
@@ -92,22 +95,38 @@ def test_what_is_not_in_memory_is_not_waited_for(datastore: Datastore) -> None:
 def test_nothing_is_known_of_a_tree_that_is_not_open(datastore: Datastore) -> None:
     archive = opened(datastore)
     assert archive.entry_if_cached(1) is None
-    assert archive.listing_if_kept(0) is None
+    assert archive.listing_at_hand(0, 0) is None
 
 
 def test_a_legacy_archive_is_read_once(
     datastore: Datastore, form: tuple[bool, CryptConfig | None]
 ) -> None:
-    expected = {directory.offset: facts(listing) for directory, listing in walk(opened(datastore))}
+    expected = {
+        (directory.offset, directory.end): facts(listing)
+        for directory, listing in walk(opened(datastore))
+    }
     again = opened(datastore)
     again.root()
     forget_chunks(again)
-    for offset, listing in expected.items():
+    for place, listing in expected.items():
         if form[0]:
-            assert again.listing_if_kept(offset) is None
+            assert again.listing_at_hand(*place) is None
         else:
-            assert facts(again.listing_if_kept(offset)) == listing
+            assert facts(again.listing_at_hand(*place)) == listing
     assert again.node.view.cache.used_bytes == 0
+
+
+def test_what_was_listed_is_kept_when_the_view_is_closed(
+    datastore: Datastore, form: tuple[bool, CryptConfig | None]
+) -> None:
+    archive = opened(datastore)
+    listing = archive.listing(archive.root())
+    archive.node.view.close()
+    again = opened(datastore)
+    tree = again.node.open()
+    assert (tree.kept is None) == form[0]
+    if tree.kept is not None:
+        assert tree.kept.get(again.root().offset) == listing.packed
 
 
 def test_too_many_to_list_on_the_way(tmp_path: Path) -> None:
@@ -117,5 +136,5 @@ def test_too_many_to_list_on_the_way(tmp_path: Path) -> None:
     listing = archive.listing(archive.root())
     assert len(listing) == 10_000
     assert archive.listing_if_cached(archive.root()) is None
-    assert archive.listing_if_kept(0) is None
+    assert archive.listing_at_hand(0, 0) is None
     assert facts(archive.listing(archive.root())) == facts(listing)

@@ -3,6 +3,7 @@
 import errno
 import logging
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -10,12 +11,15 @@ import trio.testing
 from pyfuse3 import FUSEError
 
 from fsgateway.archive import Archive
-from fsgateway.bridge import Bridge, QuietLog, as_fuse_error, guarded
+from fsgateway.bridge import Bridge, QuietLog, as_fuse_error, guarded, turn_of_the_loop
 from fsgateway.disks import DiskNode, PartNode
 from fsgateway.tree import NamespaceNode, TreeNode
 from fsgateway.view import SnapshotId, View
 from store.errors import ChunkMissing, InvalidName, KeyRequired, Locked, NotFound, OutOfSpace
 from store.names import BackupGroup, Namespace, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.expect_warnings
@@ -121,3 +125,21 @@ def test_nothing_waits_behind_a_disk() -> None:
             over.set()
 
     trio.run(main)
+
+
+def test_a_thread_waits_for_a_turn_of_the_loop() -> None:
+    """Whatever the loop was at is over then; without a loop nobody waits."""
+    done: list[str] = []
+    waits: list[Callable[[], None]] = []
+
+    async def main() -> None:
+        waits.append(turn_of_the_loop())
+        thread = threading.Thread(target=lambda: (waits[0](), done.append("waited")))
+        thread.start()
+        thread.join(0.1)
+        done.append("busy")
+        await trio.to_thread.run_sync(thread.join)
+
+    trio.run(main)
+    assert done == ["busy", "waited"]
+    waits[0]()

@@ -107,6 +107,25 @@ def test_directories_keep_their_end_as_long_as_they_are_known() -> None:
     assert len(table) == 0
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=60))
+def test_directories_are_known_until_all_is_forgotten(steps: list[tuple[int, int]]) -> None:
+    """Told once for (n, 0), forgotten m times for (n, m)."""
+    table: EntryTable[str] = EntryTable()
+    number, told = table.archive_number(("a",), lambda: "archive"), dict.fromkeys(range(4), 0)
+    for directory, forgotten in steps:
+        inode = entry_inode(number, 100 + directory)
+        if forgotten:
+            table.forget(inode, forgotten)
+            told[directory] = max(0, told[directory] - forgotten)
+        else:
+            table.remember_all(inode, 1, [(inode, 5000 + directory)])
+            told[directory] += 1
+        for each, count in told.items():
+            end = table.directory_end(entry_inode(number, 100 + each))
+            assert end == (5000 + each if count else 0)
+        assert len(table) == sum(count > 0 for count in told.values())
+
+
 def test_archive_numbers_are_used_again_only_when_they_run_out() -> None:
     reused: list[bool] = []
     table: EntryTable[str] = EntryTable(2, lambda: reused.append(True))

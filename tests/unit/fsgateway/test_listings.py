@@ -3,8 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fsgateway.inodes import entry_inode, sibling
 from fsgateway.listings import Listing, Listings, RecentEntries
 from store.format.pxar.entries import Entry, EntryKind
+from store.format.pxar.packed import pack, pack_all
 
 
 def entry(name: bytes, offset: int = 0) -> Entry:
@@ -12,18 +14,45 @@ def entry(name: bytes, offset: int = 0) -> Entry:
 
 
 def listing(size: int) -> Listing:
-    found = Listing()
-    for number in range(size):
-        found.add(b"%d" % number, entry(b"%d" % number))
-    return found
+    return Listing(pack_all(entry(b"%d" % number) for number in range(size)))
 
 
 def test_a_listing_leaves_out_what_the_kernel_cannot_take() -> None:
-    found = Listing()
-    for name in (b"b", b"a", b"b", b"x" * 1025, b"x" * 1024):
-        found.add(name, entry(name))
-    assert found.names == [b"b", b"a", b"x" * 1024]
-    assert list(found.by_name) == found.names
+    names = (b"b", b"a", b"b", b"x" * 1025, b"x" * 1024)
+    found = Listing(pack_all(entry(name, 10 + at) for at, name in enumerate(names)))
+    assert [child.name for child in found] == [b"b", b"a", b"x" * 1024]
+    assert [found.entry(at).offset for at in range(len(found))] == [10, 11, 14]
+    first = found.find(b"b")
+    assert first is not None
+    assert first.offset == 10
+    assert found.find(b"x" * 1025) is None
+
+
+@given(st.lists(st.binary(min_size=1, max_size=3), max_size=40))
+def test_names_and_numbers_are_found(names: list[bytes]) -> None:
+    entries = [entry(name, 1000 + at) for at, name in enumerate(names)]
+    found = Listing(pack_all(entries))
+    shown = {name: 1000 + names.index(name) for name in names}
+    assert [(child.name, child.offset) for child in found] == [*shown.items()]
+    for name, offset in shown.items():
+        by_name, by_offset = found.find(name), found.at(offset)
+        assert by_name is not None
+        assert by_offset is not None
+        assert (by_name.offset, by_offset.name) == (offset, name)
+    assert found.find(b"none") is found.at(1) is None
+
+
+def test_entries_are_found_in_the_directories_read_last() -> None:
+    kept = Listings()
+    tree = entry_inode(3, 0)
+    for directory in range(100):
+        packed = pack(entry(b"n", 10_000 + directory))
+        kept.keep(sibling(tree, 1 + directory), Listing(packed))
+    found = kept.entry(sibling(tree, 10_099))
+    assert found is not None
+    assert found.offset == 10_099
+    assert kept.entry(sibling(tree, 10_000)) is None  # long ago
+    assert kept.entry(entry_inode(4, 10_099)) is None  # in another tree
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 30)), max_size=60))
@@ -63,13 +92,3 @@ def test_recent_entries_stay_while_they_are_met() -> None:
         assert len(recent) <= 21
     assert recent.get(50) is None
     assert recent.get(99)
-
-
-def test_many_recent_entries_at_once() -> None:
-    recent = RecentEntries(limit=10)
-    for first in range(0, 200, 20):
-        told = [(number, entry(b"n", number)) for number in range(first, first + 20)]
-        recent.update(told)
-        assert all(recent.get(number) is found for number, found in told)
-        assert len(recent) <= 50
-    assert recent.get(0) is None

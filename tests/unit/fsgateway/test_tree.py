@@ -112,9 +112,9 @@ def test_an_archive_s_entries_are_found_again_by_their_offsets(root: NamespaceNo
     assert directory is not None
     again = archive.entry(directory.offset, directory.end)
     listing = archive.listing(again)
-    assert listing.names == [b"f", b"g"]
-    assert listing.entries[0].offset == listing.entries[1].offset
-    file = archive.entry(listing.entries[0].offset)
+    assert [entry.name for entry in listing] == [b"f", b"g"]
+    assert listing.entry(0).offset == listing.entry(1).offset
+    file = archive.entry(listing.entry(0).offset)
     assert (file.kind, file.size, file.name) == (EntryKind.FILE, 7, b"f")
     assert archive.known_links is None
     assert archive.links().count(file.offset) == 1

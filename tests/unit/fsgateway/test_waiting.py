@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from fsgateway import waiting
 from fsgateway.bridge import Bridge
 from fsgateway.waiting import TURNS, Activity, TurnLock, short_waits
 
@@ -59,6 +60,14 @@ def test_what_is_there_is_taken_at_once(pipe: tuple[int, int]) -> None:
 def test_others_have_their_turn(pipe: tuple[int, int]) -> None:
     os.write(pipe[1], b"x")
     assert 1 <= scheduled_meanwhile(Activity(), pipe[0], 3 * TURNS) <= TURNS
+
+
+def test_requests_answered_directly_are_turns(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.write(pipe[1], b"x")
+    monkeypatch.setattr(waiting, "directly_taken", lambda: TURNS // 2)
+    assert 1 <= scheduled_meanwhile(Activity(), pipe[0], 6) <= 3
 
 
 def test_what_else_is_going_on_comes_first(pipe: tuple[int, int]) -> None:

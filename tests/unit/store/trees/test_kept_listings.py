@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from store.format.crypt import CryptConfig
 from store.format.pxar.entries import Entry, EntryKind
-from store.trees.kept_listings import KeptListings, make_room, open_kept_listings
+from store.format.pxar.packed import pack_all
+from store.trees.kept_listings import ARCHIVE_BYTES, KeptListings, make_room, open_kept_listings
 
 KEY, OTHER_KEY = CryptConfig(bytes(range(32))), CryptConfig(bytes(32))
 U64 = st.integers(0, 2**64 - 1)
-ENTRIES = st.lists(
+LISTINGS = st.lists(
     st.builds(
         Entry,
         st.binary(max_size=20),
@@ -28,90 +29,108 @@ ENTRIES = st.lists(
         st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)),
     ),
     max_size=20,
-)
+).map(pack_all)
 
 
-def facts(entries: list[Entry] | None) -> list[tuple[object, ...]]:
-    assert entries is not None
-    names = [name for name in Entry.__slots__ if name != "_metadata"]
-    return [tuple(getattr(entry, name) for name in names) for entry in entries]
+def at_once(path: Path, key: CryptConfig | None, limit: int = ARCHIVE_BYTES) -> KeptListings:
+    """One that writes each directory when it is put."""
+    return KeptListings(path, key, limit, group_bytes=0)
 
 
-def some(name: bytes) -> list[Entry]:
-    return [Entry(name, EntryKind.FILE, 7, 9, b"m" * 56)]
+def some(name: bytes) -> bytes:
+    return pack_all([Entry(name, EntryKind.FILE, 7, 9, b"m" * 56)])
 
 
 @pytest.mark.parametrize("key", [None, KEY])
-@given(listings=st.dictionaries(U64, ENTRIES, max_size=5))
+@given(listings=st.dictionaries(U64, LISTINGS, max_size=5))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
-def test_round_trip(
-    tmp_path: Path, key: CryptConfig | None, listings: dict[int, list[Entry]]
-) -> None:
+def test_round_trip(tmp_path: Path, key: CryptConfig | None, listings: dict[int, bytes]) -> None:
     path = tmp_path / "x/listings"
     path.unlink(missing_ok=True)
-    kept = KeptListings(path, key)
+    kept = at_once(path, key)
     for offset, entries in listings.items():
         assert kept.get(offset) is None
         kept.put(offset, entries)
-    for each in (kept, KeptListings(path, key)):
+    for each in (kept, at_once(path, key)):
         for offset, entries in listings.items():
-            assert facts(each.get(offset)) == facts(entries)
+            assert each.get(offset) == entries
             assert each.size_of(offset) > 0
         each.close()
         assert all(each.get(offset) is None for offset in listings)
 
 
+@pytest.mark.parametrize("key", [None, KEY])
+@given(listings=st.dictionaries(U64, LISTINGS, min_size=1, max_size=9), group=st.integers(1, 4000))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+def test_round_trip_in_groups(
+    tmp_path: Path, key: CryptConfig | None, listings: dict[int, bytes], group: int
+) -> None:
+    """Found before they are written, while others still are not, and afterwards."""
+    path = tmp_path / "x/listings"
+    path.unlink(missing_ok=True)
+    kept = KeptListings(path, key, group_bytes=group)
+    for number, (offset, packed) in enumerate(listings.items()):
+        kept.put(offset, packed)
+        for known in [*listings][: number + 1]:
+            assert kept.get(known) == listings[known]
+            assert kept.size_of(known) > 0
+    kept.close()
+    again = KeptListings(path, key)
+    assert {offset: again.get(offset) for offset in listings} == listings
+    assert again.get(max(listings) + 1) is None
+
+
 def test_no_name_is_there_in_the_clear(tmp_path: Path) -> None:
     for key, is_clear in ((None, True), (KEY, False)):
         path = tmp_path / str(is_clear)
-        KeptListings(path, key).put(1, some(b"a-secret-name"))
+        at_once(path, key).put(1, some(b"a-secret-name"))
         assert (b"a-secret-name" in path.read_bytes()) == is_clear
         assert path.stat().st_mode & 0o777 == 0o600
-    assert KeptListings(path, OTHER_KEY).get(1) is None
-    assert KeptListings(path, None).get(1) is None
+    assert at_once(path, OTHER_KEY).get(1) is None
+    assert at_once(path, None).get(1) is None
 
 
 def test_two_processes_keep_the_same(tmp_path: Path) -> None:
-    first, second = (KeptListings(tmp_path / "x", KEY) for _ in range(2))
+    first, second = (at_once(tmp_path / "x", KEY) for _ in range(2))
     for number in range(20):
         (first, second)[number % 2].put(number, some(b"%d" % number))
-    third = KeptListings(tmp_path / "x", KEY)
+    third = at_once(tmp_path / "x", KEY)
     for number in range(20):
-        assert facts(third.get(number)) == facts(some(b"%d" % number))
-        assert facts((first, second)[number % 2].get(number)) == facts(some(b"%d" % number))
+        assert third.get(number) == some(b"%d" % number)
+        assert (first, second)[number % 2].get(number) == some(b"%d" % number)
 
 
 def test_a_file_that_was_cut_is_started_anew(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    KeptListings(path, KEY).put(1, some(b"a"))
+    at_once(path, KEY).put(1, some(b"a"))
     os.truncate(path, path.stat().st_size - 1)
-    kept = KeptListings(path, KEY)
+    kept = at_once(path, KEY)
     assert kept.get(1) is None
     kept.put(1, some(b"b"))
-    assert facts(KeptListings(path, KEY).get(1)) == facts(some(b"b"))
+    assert at_once(path, KEY).get(1) == some(b"b")
 
 
 def test_any_byte_may_be_wrong(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    KeptListings(path, KEY).put(1, some(b"a"))
+    at_once(path, KEY).put(1, some(b"a"))
     whole = path.read_bytes()
-    for position in range(12, len(whole)):
+    for position in range(len(whole)):
         path.write_bytes(whole[:position] + bytes((whole[position] ^ 1,)) + whole[position + 1 :])
-        assert KeptListings(path, KEY).get(1) is None
+        assert at_once(path, KEY).get(1) is None
 
 
 def test_deleted_at_any_time(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    kept = KeptListings(path, KEY)
+    kept = at_once(path, KEY)
     kept.put(1, some(b"a"))
     path.unlink()
     kept.put(2, some(b"b"))
-    assert facts(kept.get(1)) == facts(some(b"a"))
-    assert KeptListings(path, KEY).get(1) is None
+    assert kept.get(1) == some(b"a")
+    assert at_once(path, KEY).get(1) is None
 
 
 def test_limit_and_budget(tmp_path: Path) -> None:
-    kept = KeptListings(tmp_path / "limited", None, limit=2000)
+    kept = at_once(tmp_path / "limited", None, limit=2000)
     for number in range(100):
         kept.put(number, some(os.urandom(100)))
     assert (tmp_path / "limited").stat().st_size <= 2000

@@ -18,6 +18,7 @@ from store.format.pxar.accessor import Accessor
 from store.format.pxar.encoder import Encoder
 from store.format.pxar.entries import Entry, EntryKind, encode_stat, hash_name
 from store.format.pxar.goodbye import FRONT_SIZE, RECORD_SIZE
+from store.format.pxar.packed import index, unpack_all
 from store.format.pxar.parser import KINDS
 from tests.unit.store.format.pxar.archives import ROOTS, Node, encode_tree
 from tests.unit.store.format.pxar.test_damage import split_sample
@@ -49,6 +50,26 @@ def walk(accessor: Accessor, *, in_batches: bool) -> Iterator[Facts]:
         yield (str(error),)
 
 
+def walk_packed(accessor: Accessor, archive: bytes) -> Iterator[Facts]:
+    """The same from packed listings; a directory parsed from the whole archive has no other one."""
+    try:
+        todo = [accessor.root()]
+        while todo:
+            directory = todo.pop()
+            found, children = b"", accessor.children(directory)
+            while batch := children.packed():
+                found += batch
+                for entry in unpack_all(batch):
+                    yield facts(entry)
+                    if entry.kind is EntryKind.DIRECTORY:
+                        todo.append(entry)
+            place = directory.offset, directory.end, accessor.content_item
+            whole = accessors.pack_directory(archive, 0, *place) if directory.name else None
+            assert whole in (None, found)
+    except FormatError as error:
+        yield (str(error),)
+
+
 def assert_same(archive: bytes) -> list[Facts]:
     try:
         accessor = Accessor(BytesReadAt(archive))
@@ -56,6 +77,7 @@ def assert_same(archive: bytes) -> list[Facts]:
         return []
     found = list(walk(accessor, in_batches=True))
     assert found == list(walk(accessor, in_batches=False))
+    assert found == list(walk_packed(accessor, archive))
     return found
 
 
@@ -120,11 +142,33 @@ def test_many_at_once() -> None:
     assert children.batch() == []
 
 
+def test_a_whole_directory_at_once() -> None:
+    encoder = Encoder(split=True)
+    out = [encoder.begin(DIRECTORY), encoder.enter_directory(b"d", DIRECTORY)]
+    for number in range(100):
+        out += some_file(encoder, number)
+    archive = b"".join([*out, encoder.leave_directory(), encoder.finish()])
+    accessor = Accessor(BytesReadAt(archive))
+    (directory,) = accessor.list(accessor.root())
+    place = directory.offset, directory.end, accessor.content_item
+    expected = accessor.packed(directory)
+    assert len(index(expected).starts) == 100
+    assert accessors.pack_directory(archive, 0, *place) == expected
+    cut = archive[directory.offset : directory.end]
+    assert accessors.pack_directory(cut, directory.offset, *place) == expected
+    assert accessors.pack_directory(cut[:-1], directory.offset, *place) is None
+    assert accessors.pack_directory(cut[1:], directory.offset, *place) is None
+    with pytest.raises(ValueError, match="out of range"):
+        _entries.directory(cut, 7, 6, 10, 0)
+
+
 def test_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
     archive = large(some_directory, 50)
     expected = assert_same(archive)
     monkeypatch.setitem(sys.modules, "store.format.pxar._entries", None)
-    monkeypatch.setattr(accessors, "parse_many", accessors._parse_many())
+    parsers = zip(("parse_many", "pack_many", "pack_directory"), accessors._in_c(), strict=True)
+    for name, parser in parsers:
+        monkeypatch.setattr(accessors, name, parser)
     assert assert_same(archive) == expected
 
 
@@ -157,12 +201,15 @@ def test_nonsense_is_refused() -> None:
 
 
 MUTATE = """
-import random, sys
+import random, re, sys
 from store.format.pxar import _entries
 from store.format.pxar.entries import Entry
 from store.format.pxar.parser import KINDS
 assert _entries.__file__.startswith(sys.argv[1]), _entries.__file__
-rng, found = random.Random(7), 0
+rng, found, listed = random.Random(7), 0, 0
+FILENAME, TAIL = bytes.fromhex("b317390621117016"), bytes.fromhex("55153e755bed5eef")
+def places(data, item):
+    return [found.start() for found in re.finditer(re.escape(item), data)] or [0]
 for path in sys.argv[2:]:
     whole = open(path, "rb").read()
     for _ in range(4000):
@@ -175,7 +222,17 @@ for path in sys.argv[2:]:
             for position in (0, window.find(bytes.fromhex("b317390621117016"))):
                 arguments = window, start, max(0, position), records, rng.randrange(2 * len(data))
                 found += len(_entries.children(Entry, KINDS, *arguments, item)[0])
-assert found > 300, found
+                _entries.children(None, None, *arguments, item)
+        for item in (0x28147A1B0B7C1A25, 0x419D3D6BC4BA977E):
+            place, end = rng.choice(places(data, FILENAME)), rng.choice(places(data, TAIL)) + 24
+            if place <= end:
+                packed = _entries.directory(data[:-1], 0, place, end, item)
+                listed += packed is not None
+                _entries.directory(data[place:], place, place, end + rng.randrange(99), item)
+                listing = bytearray(packed or data)
+                listing[rng.randrange(len(listing))] = rng.randrange(256)
+                _entries.index(listing[rng.randrange(2) * 69 :], rng.randrange(99))
+assert min(found, listed) > 300, (found, listed)
 """
 
 
