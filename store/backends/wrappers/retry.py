@@ -16,7 +16,8 @@ from store.backends.base import (
     TemporaryFile,
     Walked,
 )
-from store.backends.patience import Patience, current
+from store.backends.patience import current
+from store.backends.wrappers.attempts import Attempts, Credit
 from store.backends.wrappers.pausing import Clock, Pausing, Wait
 from store.backends.wrappers.wrapper import WrappedFile
 from store.errors import AlreadyExists, BackendError, NotFound, OutOfSpace, StoreError
@@ -28,51 +29,7 @@ T = TypeVar("T")
 
 LOG_EVERY_S = 1.0
 WARN_AFTER_S, WARN_EVERY_S = 5.0, 60.0
-CLEAN_UP_FOR_S = 1.0
 MAX_DOUBLINGS = 32  # more than any longest pause needs, less than a float holds
-
-
-class _Credit:
-    """For how many seconds a storage's calls are repeated: its answers earn them.
-
-    Threads share it without a lock: one value each.
-    """
-
-    def __init__(self, full_s: float, first_s: float) -> None:
-        """`first_s` until it has answered once."""
-        self.seconds = first_s
-        self._full_s, self._answered = full_s, -math.inf
-
-    def answered(self, now: float) -> None:
-        self._answered, self.seconds = now, self._full_s
-
-    def given_up(self, began: float) -> None:
-        """Take all of it, unless others were answered meanwhile: then the object is the trouble."""
-        if self._answered <= began:
-            self.seconds = 0.0
-
-    def interrupted(self) -> None:
-        """Leave as much as who cleans up may wait."""
-        self.seconds = min(self.seconds, CLEAN_UP_FOR_S)
-
-
-@dataclass(slots=True)
-class _Attempts:
-    """Those at one call. After a failed one nobody knows whether it was done: the call is in doubt.
-
-    `ending` is set when the call is to be given up; `caller` is what it is part of.
-    """
-
-    began: float
-    caller: Patience
-    credit: _Credit
-    ending: threading.Event
-    failed: int = 0
-
-    @property
-    def patience_s(self) -> float:
-        """For how long the call is repeated, as things stand."""
-        return min(self.credit.seconds, self.caller.seconds)
 
 
 class Retry(Pausing):
@@ -112,7 +69,7 @@ class Retry(Pausing):
         `open_for_s`: None is as long as ever.
         """
         super().__init__(inner, clock, wait)
-        self._credit = _Credit(retry_for_s, retry_for_s if open_for_s is None else open_for_s)
+        self._credit = Credit(retry_for_s, retry_for_s if open_for_s is None else open_for_s)
         self._first_pause_s, self._longest_pause_s = first_pause_s, longest_pause_s
         self._draw = draw
         self._silent_until = self._warned_until = -math.inf  # shared as the credit is
@@ -146,12 +103,12 @@ class Retry(Pausing):
         self._credit.interrupted()
         super().interrupt()
 
-    def _begin(self) -> _Attempts:
+    def _begin(self) -> Attempts:
         caller = current()
         caller.begin()
-        return _Attempts(self._clock(), caller, self._credit, self._ending)
+        return Attempts(self._clock(), caller, self._credit, self._ending)
 
-    def _pause(self, attempts: _Attempts, error: BackendError) -> None:
+    def _pause(self, attempts: Attempts, error: BackendError) -> None:
         """Return when it is time for another attempt. Raises when there is to be none."""
         attempts.failed += 1
         attempts.caller.failed(error)

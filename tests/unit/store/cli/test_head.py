@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from store.heads import Heads
+from store.heads.control import Control
 from tests.fakes.datastores import GROUP, ROOT, local_datastore
-from tests.unit.store.cli.conftest import Vaultway
+from tests.unit.store.cli.conftest import KEYS, Vaultway
 
 
 @pytest.fixture
@@ -61,3 +62,17 @@ def local_datastore_again(place: Path):  # type: ignore[no-untyped-def] # noqa: 
     from store.datastore.datastore import Datastore
 
     return Datastore("vault", open_directory(str(place / "vault")))
+
+
+def test_who_has_the_head_has_the_key(vaultway: Vaultway, place: Path) -> None:
+    """In a cron job nobody can be asked for its passphrase."""
+    locked = str(KEYS / "scrypt.json")
+    key = ["--keyfile", locked, "--crypt-mode", "encrypt"]
+    heads = Heads(local_datastore_again(place), place / "heads")
+    sealed = {"snapshot": "host/web01/2025-01-01T00:00:00Z"}
+    with Control(heads.path(ROOT, GROUP), {"seal": lambda _: sealed}):
+        done = vaultway("head", "seal", "host/web01", *options(place), *key)
+    assert done.out == "sealed host/web01/2025-01-01T00:00:00Z\n"
+    refused = vaultway("head", "seal", "host/web01", *options(place), *key)
+    assert refused.code == 13
+    assert "no terminal to ask on" in refused.err
