@@ -153,3 +153,17 @@ def guarded(
             raise as_fuse_error(error, handler.__name__) from error
 
     return wrapper
+
+
+def unanswered(
+    handler: Callable[P, Coroutine[Any, Any, None]],
+) -> Callable[P, Coroutine[Any, Any, None]]:
+    """As `guarded`, for what the kernel only tells: even FUSEError would end the mount there."""
+    answering = guarded(handler)
+
+    @wraps(handler)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        with suppress(FUSEError):
+            await answering(*args, **kwargs)
+
+    return wrapper

@@ -39,7 +39,7 @@ from fsgateway.attributes import (
     immutable_attributes,
     xattrs_of,
 )
-from fsgateway.bridge import Bridge, as_fuse_error, guarded
+from fsgateway.bridge import Bridge, as_fuse_error, guarded, unanswered
 from fsgateway.entries import TreeEntries
 from fsgateway.handles import EntryDirectory, HandleTable, NodeDirectory, OpenDirectory
 from fsgateway.hardlinks import names_of
@@ -176,7 +176,7 @@ class VaultwayOperations(pyfuse3.Operations):
         else:
             self._nodes.remember(inode, node)
 
-    @guarded
+    @unanswered
     async def forget(self, inode_list: Forgets) -> None:
         """The kernel dropped inodes from its memory."""
         for inode, lookups in inode_list:

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 from tests.conftest import scratch_folder
+from tests.machine import LEAVE_OTHERS_MOUNTS
 
 REPOSITORY = Path(__file__).parents[1]
 
 # Ours are: /dev (beside the few nodes that programs need), /run, and all that is written.
-SYSTEM = """
+SYSTEM = """{leave_others}
 mount -t tmpfs tmpfs "$1" && trap 'cd / && umount -l "$1"' EXIT
 cd "$1" && mkdir upper work root
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" root
@@ -31,7 +32,9 @@ chroot root bash -c "$2"
 def on_a_throwaway_system(script: str, *places: Path, timeout_s: int = 280) -> str:
     """Run a script for bash there; what it said. `places` are there as they are here."""
     here = {REPOSITORY, Path(sys.prefix).resolve(), *places}
-    system = SYSTEM.format(places=shlex.join(str(place) for place in sorted(here)))
+    system = SYSTEM.format(
+        leave_others=LEAVE_OTHERS_MOUNTS, places=shlex.join(str(place) for place in sorted(here))
+    )
     with scratch_folder() as folder:
         done = subprocess.run(
             ["timeout", str(timeout_s), "unshare", "--mount", "--propagation", "unchanged", "--pid",

@@ -28,7 +28,7 @@ from pyfuse3 import (
 )
 
 from fsgateway.attributes import IMMUTABLE_S, Facts, Presentation
-from fsgateway.bridge import Bridge, as_fuse_error, guarded, turn_of_the_loop
+from fsgateway.bridge import Bridge, as_fuse_error, guarded, turn_of_the_loop, unanswered
 from fsgateway.handles import HandleTable
 from fsgateway.inodes import Forgets, is_entry, is_in_head, place_in_head
 from fsgateway.operations import WRITING, VaultwayOperations
@@ -67,14 +67,10 @@ def for_head(
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await handler(*args, **kwargs)
-        except FUSEError:
-            raise
         except OSError as error:
             raise FUSEError(error.errno or errno.EIO) from error
-        except Exception as error:
-            raise as_fuse_error(error, handler.__name__) from error
 
-    return wrapper
+    return guarded(wrapper)
 
 
 class WritableOperations(VaultwayOperations):
@@ -196,7 +192,7 @@ class WritableOperations(VaultwayOperations):
             await self._writing.run(node.truncate, attr.st_size)
         return self._attributes(node, await self._writing.run(node.facts))
 
-    @guarded
+    @unanswered
     async def forget(self, inode_list: Forgets) -> None:
         """The kernel dropped inodes from its memory."""
         others = []
@@ -411,15 +407,22 @@ class WritableOperations(VaultwayOperations):
         """Set one. pyfuse3 does not say whether it must be new or there: the kernel asks before."""
         if not self.enable_acl:
             raise FUSEError(errno.ENOSYS)
-        tree, number = self._place(inode)
+        tree, number = self._with_xattrs(inode)
         self._trees.bare.discard(inode)
         await self._run(tree, tree.setxattr, number, name, value)
 
     @for_head
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         """Remove one."""
-        tree, number = self._place(inode)
+        tree, number = self._with_xattrs(inode)
         await self._run(tree, tree.removexattr, number, name)
+
+    def _with_xattrs(self, inode: InodeT) -> tuple[Tree, int]:
+        """Raises FUSEError: EOPNOTSUPP for images and blobs, which `cp -a` takes; else EROFS."""
+        is_node = not is_entry(inode) and not is_in_head(inode)
+        if is_node and isinstance(self._nodes.get(inode), HeadFileNode):
+            raise FUSEError(errno.EOPNOTSUPP)
+        return self._place(inode)
 
     # ----- directories
 

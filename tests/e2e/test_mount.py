@@ -23,6 +23,7 @@ from store.format.pxar.entries import Metadata, encode_metadata
 from store.names import Namespace, Snapshot
 from tests.fakes.archives import SplitTree, snapshot, stat
 from tests.fakes.datastores import local_datastore
+from tests.machine import LEAVE_OTHERS_MOUNTS
 from tests.program import environment, error_line, mounted, run, started
 
 pytestmark = [pytest.mark.needs("fuse", "root"), pytest.mark.xdist_group("mount")]
@@ -601,8 +602,9 @@ def open_the_way(folder: Path) -> None:
 # Arguments: a scratch directory, the clone, the mode of /dev/fuse, what nobody runs. The clone is
 # put where nobody may enter; the device is made in a tmpfs, for /tmp may be mounted nodev. A chroot
 # that is no mount cannot be made private: what others then see of it is taken away at the end.
-PRIVATE_FUSE = """
+PRIVATE_FUSE = f"""
     mount --make-rprivate / 2>/dev/null || trap 'cd /; umount -l "$1/clone" /dev/fuse "$1"' EXIT
+    {LEAVE_OTHERS_MOUNTS}
     mount -t tmpfs -o mode=755 vaultway "$1"
     mknod -m "$3" "$1/fuse" c 10 229
     mount --bind "$1/fuse" /dev/fuse

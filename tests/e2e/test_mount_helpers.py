@@ -12,6 +12,7 @@ from fsgateway.installing import HELPERS
 from tests.fakes.archives import SplitTree, snapshot, stat
 from tests.fakes.datastores import local_datastore
 from tests.guest_disks import make_disk
+from tests.machine import LEAVE_OTHERS_MOUNTS
 from tests.program import environment, error_line, mounted, run, started
 
 pytestmark = [pytest.mark.needs("fuse", "root"), pytest.mark.xdist_group("mount")]
@@ -39,8 +40,9 @@ def helpers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # A chroot that is no mount cannot be made private: there what was done is undone at the end.
-SYSTEM = """
+SYSTEM = f"""
     mount --make-rprivate / 2>/dev/null || trap 'umount -l /usr/sbin' EXIT
+    {LEAVE_OTHERS_MOUNTS}
     mount -t overlay overlay -o "lowerdir=$1:/usr/sbin" /usr/sbin
     eval "$2"
 """

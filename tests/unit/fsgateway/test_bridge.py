@@ -11,7 +11,7 @@ import trio.testing
 from pyfuse3 import FUSEError
 
 from fsgateway.archive import Archive
-from fsgateway.bridge import Bridge, QuietLog, as_fuse_error, guarded, turn_of_the_loop
+from fsgateway.bridge import Bridge, QuietLog, as_fuse_error, guarded, turn_of_the_loop, unanswered
 from fsgateway.disks import DiskNode, PartNode
 from fsgateway.tree import NamespaceNode, TreeNode
 from fsgateway.view import SnapshotId, View
@@ -143,3 +143,13 @@ def test_a_thread_waits_for_a_turn_of_the_loop() -> None:
     trio.run(main)
     assert done == ["busy", "waited"]
     waits[0]()
+
+
+@pytest.mark.expect_warnings
+@pytest.mark.parametrize("error", [OSError(errno.EBADF, "x"), KeyError("x"), FUSEError(errno.EIO)])
+def test_what_the_kernel_only_tells_ends_no_mount(error: Exception) -> None:
+    @unanswered
+    async def forget() -> None:
+        raise error
+
+    trio.run(forget)
