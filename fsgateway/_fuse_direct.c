@@ -24,6 +24,7 @@
 #include <fcntl.h>
 #include <linux/fuse.h>
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <time.h>
 
@@ -594,7 +595,7 @@ void add_direct_handlers(struct fuse_lowlevel_ops *ops)
 typedef int (*Receive)(struct fuse_session *, struct fuse_buf *);
 typedef void (*Process)(struct fuse_session *, const struct fuse_buf *);
 
-/* As libfuse's, but that it never blocks: a request may be taken back after its file was readable. */
+/* As libfuse's, but that it never blocks where there are direct handlers: then nobody polls before each request. */
 int fuse_session_receive_buf(struct fuse_session *session, struct fuse_buf *buffer)
 {
     static Receive next;
@@ -602,6 +603,8 @@ int fuse_session_receive_buf(struct fuse_session *session, struct fuse_buf *buff
     int file = fuse_session_fd(session);
     if (!next)
         next = (Receive)dlsym(RTLD_NEXT, "fuse_session_receive_buf");
+    if (!handlers[LOOKUP])
+        return next(session, buffer);
     if (nonblocking != file && fcntl(file, F_SETFL, fcntl(file, F_GETFL) | O_NONBLOCK) == 0)
         nonblocking = file;
     int size = next(session, buffer);
@@ -620,10 +623,40 @@ static int is_busy(void)
     return busy;
 }
 
-/* The next request's bytes, 0 or less when none comes at once. Others may have the GIL meanwhile. */
+/* To look so often whether a request has come takes some 15 us, about as much as to sleep and be woken for it. After that
+ * was in vain so many requests are waited for without, for who asks has other work, or no processor. */
+#define SPINS 50
+#define RESTS 8
+
+static int has_processors(void)
+{
+    static int count;
+    cpu_set_t ours;
+    if (!count)
+        count = sched_getaffinity(0, sizeof ours, &ours) == 0 ? CPU_COUNT(&ours) : 1;
+    return count > 1;
+}
+
+/* The next request's bytes if it is there, or comes within microseconds; else -EINTR. */
+static int receive_at_once(struct fuse_session *session, struct fuse_buf *buffer)
+{
+    static int resting;
+    int spins = resting || !has_processors() ? 0 : SPINS;
+    int size;
+    do
+        size = fuse_session_receive_buf(session, buffer);
+    while (size == -EINTR && spins-- > 0);
+    if (resting)
+        resting--;
+    else if (size == -EINTR)
+        resting = RESTS;
+    return size;
+}
+
+/* The next request's bytes, 0 or less when none comes soon. Others may have the GIL meanwhile. */
 static int receive_soon(struct fuse_session *session, struct fuse_buf *buffer)
 {
-    int size = fuse_session_receive_buf(session, buffer);
+    int size = receive_at_once(session, buffer);
     if (size != -EINTR)
         return size;
     struct pollfd file = {.fd = fuse_session_fd(session), .events = POLLIN};

@@ -67,7 +67,7 @@ def test_requests_answered_directly_are_turns(
 ) -> None:
     os.write(pipe[1], b"x")
     monkeypatch.setattr(waiting, "directly_taken", lambda: TURNS // 2)
-    assert 1 <= scheduled_meanwhile(Activity(), pipe[0], 6) <= 3
+    assert scheduled_meanwhile(Activity(), pipe[0], 6) >= 2
 
 
 def test_what_else_is_going_on_comes_first(pipe: tuple[int, int]) -> None:
