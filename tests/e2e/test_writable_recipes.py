@@ -206,3 +206,14 @@ def test_the_real_thing_is_a_snapshot(mount: WritableMount) -> None:
     target = mount.folder / "restored"
     run("restore", "host/test", "root.pxar", target, "--repository", mount.vault)
     assert (target / "file").read_bytes() == b"content" * 1000
+
+
+def test_a_disk_is_copied_with_its_attributes(tmp_path: Path) -> None:
+    """`cp -a` wants to set an ACL, and takes that there are none."""
+    with scratch_folder() as folder, writable_mount(folder) as mount:
+        mount.group.mkdir()
+        for name in ("drive.img", "vm.conf"):
+            (tmp_path / name).write_bytes(os.urandom(3 * 4096))
+            subprocess.run(["cp", "-a", tmp_path / name, mount.group / "current"], check=True)
+            there = mount.group / "current" / name
+            assert there.read_bytes() == (tmp_path / name).read_bytes()
