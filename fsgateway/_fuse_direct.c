@@ -493,7 +493,7 @@ static void on_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *con
         return;
     }
     complete_young(0);
-    if (is_known(fi->fh) && is_in_memory(content)) {
+    if (is_known(fi->fh) && is_in_memory(content) && size <= MAX_COLLECTED) { /* more is copied once, by whoever waits */
         PyObject *data = PyBytes_FromStringAndSize((char *)content->buf[0].mem + content->off, size);
         PyObject *arguments[] = {number(fi->fh), number(offset), data};
         PyObject *answer = call(WRITE, arguments, COUNT(arguments));

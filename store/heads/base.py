@@ -282,6 +282,12 @@ class Image(Protocol):
 
     def write(self, offset: int, data: Buffer, *, fua: bool = False) -> None: ...
 
+    def write_at_once(self, offset: int, data: Buffer) -> None:
+        """Write without waiting; past the end the image grows.
+
+        Raises WouldWait: nothing is written then. OSError(EFBIG).
+        """
+
     def zero(self, offset: int, size: int, *, fua: bool = False) -> None: ...
 
     def trim(self, offset: int, size: int, *, fua: bool = False) -> None:

@@ -7,6 +7,7 @@ and then, and recovery reads the records since.
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NoReturn
 
 from store.datastore.streams import IndexedStream
@@ -162,6 +163,27 @@ class HeadImage:
         if fua:
             self.flush()
 
+    def write_at_once(self, offset: int, data: Buffer) -> None:
+        size, journal = len(data), self.journal
+        if offset < 0 or offset + size > MAX_SIZE:
+            _fail(errno.EFBIG)
+        if not journal.lock.acquire(blocking=False):
+            raise WouldWait
+        journal.hurry.now = True
+        try:
+            journal.admit(size)
+            self.content.load(offset, offset + size, journal.rows, may_wait=False)
+            if offset + size > self.size:
+                self._resize(offset + size)
+            self.content.write(
+                offset, data, IMAGE_DATA, self.archive, journal.segments, journal.rows
+            )
+            with suppress(WouldWait):  # the next one does it
+                self._note(size)
+        finally:
+            journal.hurry.now = False
+            journal.lock.release()
+
     def zero(self, offset: int, size: int, *, fua: bool = False) -> None:
         self._check_write(offset, size)
         journal = self.journal
@@ -187,10 +209,13 @@ class HeadImage:
             _fail(errno.EINVAL)
         journal.admit(0)
         with journal.lock:
-            journal.segments.append(IMAGE_SIZE, self.archive, size, b"", 0)
-            self.size = size
+            self._resize(size)
             self._note(0)
         self.flush()
+
+    def _resize(self, size: int) -> None:
+        self.journal.segments.append(IMAGE_SIZE, self.archive, size, b"", 0)
+        self.size = size
 
     def _note(self, size: int) -> None:
         self._logged += size + 64

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from store.datastore.snapshots import SyncLevel
 from store.format.crypt import CryptConfig
-from store.heads import Heads
+from store.heads import Heads, WouldWait
 from store.heads.head import OpenHead
 from tests.fakes.datastores import GROUP, ROOT, local_datastore
 from tests.fakes.heads import move_all
@@ -69,6 +70,18 @@ class ImageMachine(RuleBasedStateMachine):
         data = os.urandom(16) * (size // 16)
         self.image.write(offset, data, fua=fua)
         self.model[offset : offset + size] = data
+
+    @rule(sector=SECTORS, length=LENGTHS)
+    def write_at_once(self, sector: int, length: int) -> None:
+        """It may end past the end."""
+        offset, data = sector * 512, os.urandom(16) * (length // 512 * 32)
+        try:
+            self.image.write_at_once(offset, data)
+        except WouldWait:  # its rows are not at hand, or being committed
+            return
+        if data:
+            self.model += bytes(max(0, offset + len(data) - len(self.model)))
+            self.model[offset : offset + len(data)] = data
 
     @rule(sector=SECTORS, length=LENGTHS)
     def zero(self, sector: int, length: int) -> None:
@@ -156,3 +169,15 @@ def test_what_follows_a_clean_close_is_recovered(tmp_path: Path) -> None:
     with heads.open(ROOT, GROUP) as head:
         image = head.image("disk.img")
         assert (image.size, image.read(0, 4096)) == (3 * MIB, b"x" * 4096)
+
+
+def test_who_may_not_wait_writes_nothing_while_somebody_has_the_lock(tmp_path: Path) -> None:
+    heads = Heads(local_datastore(tmp_path / "vault"), tmp_path / "heads")
+    with heads.open(ROOT, GROUP) as head:
+        image = head.create_image("disk.img", 4096)
+        with ThreadPoolExecutor(1) as pool, head.journal.lock:
+            waiting = pool.submit(image.write_at_once, 4096, b"x" * 4096)
+            assert isinstance(waiting.exception(), WouldWait)
+        assert image.size == 4096
+        image.write_at_once(4096, b"x" * 4096)
+        assert (image.size, image.read(4096, 4096)) == (8192, b"x" * 4096)
