@@ -63,6 +63,7 @@ class Bridge:
         activity: Activity | None = None,
         slow: "Bridge | None" = None,
     ) -> None:
+        self.threads = threads
         self.activity = activity or Activity()
         self._limiter = trio.CapacityLimiter(threads)
         self._slow = slow or self

@@ -4,6 +4,7 @@ All of this runs on the event loop; only the decoding is in threads. A waiter co
 """
 
 import logging
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,8 @@ class Loader:
         self._foreground = foreground
         self._background = background
         self._flights: dict[Digest, _Flight] = {}
+        self._wanted: OrderedDict[Digest, tuple[IndexedStream, int]] = OrderedDict()
+        self._loading = 0
         room = max(0, cache_bytes // LARGEST_CHUNK - 1)
         self._ahead = min(room, reads_at_once(backend, MAX_AHEAD, room))
         self.start_soon: Callable[..., object] | None = None
@@ -142,21 +145,31 @@ class Loader:
             stream.reader.passed(index.digest(number - 1))
         first = _behind_run(index, number)
         for ahead in range(first, min(first + self._ahead, len(index))):
-            if (
-                index.digest(ahead) not in self._flights
-                and stream.peek(index.range(ahead)[0], 1) is None
-            ):
-                # It counts from now on, so that it begins at all.
-                self._background.activity.count += 1
-                self.start_soon(self._load_quietly, stream, ahead)
+            digest = index.digest(ahead)
+            if digest not in self._flights and stream.peek(index.range(ahead)[0], 1) is None:
+                self._wanted.setdefault(digest, (stream, ahead))
+        for _ in range(min(len(self._wanted), self._background.threads - self._loading)):
+            self._loading += 1
+            # It counts from now on, so that it begins at all.
+            self._background.activity.count += 1
+            self.start_soon(self._load_wanted)
+
+    async def _load_wanted(self) -> None:
+        """Load what is wanted ahead, the nearest first, until nothing is."""
+        try:
+            while self._wanted:
+                digest, (stream, number) = self._wanted.popitem(last=False)
+                if digest not in self._flights:  # who gets there was not faster
+                    await self._load_quietly(stream, number)
+        finally:
+            self._loading -= 1
+            self._background.activity.count -= 1
 
     async def _load_quietly(self, stream: IndexedStream, number: int) -> None:
         try:
             await self._load(self._background, stream, number)
         except Exception as error:  # noqa: BLE001 - the reader that gets there is told; ahead of it nobody asked
             log.debug("read-ahead of chunk %d: %s", number, error)
-        finally:
-            self._background.activity.count -= 1
 
 
 def _behind_run(index: Index, number: int) -> int:

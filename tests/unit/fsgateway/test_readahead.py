@@ -61,17 +61,27 @@ class Chunks:
         return cast("IndexedStream", self)
 
 
-def run(main: Any, cache_bytes: int = 1 << 30, parallelism: int = 1) -> None:
+def run(main: Any, cache_bytes: int = 1 << 30, parallelism: int = 1, threads: int = 2) -> None:
     backend = MemoryBackend()
     backend.parallelism = parallelism
 
     async def with_loader() -> None:
         async with trio.open_nursery() as nursery:
-            loader = Loader(Bridge(4), Bridge(2), cache_bytes, backend)
+            loader = Loader(Bridge(4), Bridge(threads), cache_bytes, backend)
             loader.start_soon = nursery.start_soon
             await main(loader)
 
     trio.run(with_loader)
+
+
+def test_the_nearest_comes_first() -> None:
+    chunks = Chunks(8)
+
+    async def main(loader: Loader) -> None:
+        loader.follow(chunks.stream, Way(0), 0, MIB)
+
+    run(main, threads=1)
+    assert chunks.reads == [1, 2, 3]
 
 
 def test_many_waiters_one_decode() -> None:
