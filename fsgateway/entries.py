@@ -145,8 +145,9 @@ class TreeEntries:
 
     async def _read_directory(self, request: "ListingRequest", inode: InodeT) -> None:
         try:
-            links = await self.links(self.table.archive(inode)[0])
+            # First: that a tree cannot be opened is to be said once, and by this.
             listing = await self.listing(inode)
+            links = await self.links(self.table.archive(inode)[0])
         except Exception as error:  # noqa: BLE001 - as above
             request.reply_error(as_fuse_error(error, "readdir").errno)
         else:

@@ -139,17 +139,20 @@ async def _run(
     operations: VaultwayOperations,
 ) -> None:
     async with trio.open_nursery() as nursery:
-        loader.start_soon = operations.entries.start_soon = nursery.start_soon
-        if isinstance(operations, WritableOperations):
-            operations.start_soon = nursery.start_soon
-            operations.begin()
-            nursery.start_soon(operations.seal_idle_heads)
+        loader.start_soon = nursery.start_soon
         nursery.start_soon(_stop_on_signals, mountpoint, view)
         nursery.start_soon(_announce, mountpoint, on_ready)
-        await pyfuse3.main()
-        loader.start_soon = operations.entries.start_soon = None
-        if isinstance(operations, WritableOperations):
-            operations.start_soon = None
+        # Who waits for an answer of ours is waited for, as pyfuse3 does for its own.
+        async with trio.open_nursery() as answering:
+            operations.entries.start_soon = answering.start_soon
+            if isinstance(operations, WritableOperations):
+                operations.start_soon = answering.start_soon
+                operations.begin()
+                nursery.start_soon(operations.seal_idle_heads)
+            await pyfuse3.main()
+            loader.start_soon = operations.entries.start_soon = None
+            if isinstance(operations, WritableOperations):
+                operations.start_soon = None
         nursery.cancel_scope.cancel()
 
 
