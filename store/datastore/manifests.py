@@ -1,5 +1,6 @@
 """Manifests and the other files of a snapshot on the backend."""
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -11,6 +12,8 @@ from store.format.blob import decode_blob, encode_blob
 from store.format.buffer import Buffer
 from store.format.manifest import Manifest
 from store.names import INDEX_FILE, MANIFEST_BLOB_NAME, Namespace, Snapshot, check_file_name
+
+log = logging.getLogger(__name__)
 
 PROTECTED = ".protected"
 
@@ -142,7 +145,10 @@ def update_manifest(
             _write_held(backend, path, raw, lock.check, durable=True)
         except Locked:
             lock.release()
-            _take_back_if_removed(backend, namespace, changed, raw)
+            try:
+                _take_back_if_removed(backend, namespace, changed, raw)
+            except Locked as error:
+                log.warning("%s: not known whether it was removed meanwhile: %s", path, error)
             raise
     return changed
 
