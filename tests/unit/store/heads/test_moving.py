@@ -3,7 +3,6 @@
 import errno
 import logging
 import random
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from store.heads.head import OpenHead
 from store.heads.moving import Pins
 from store.names import BackupGroup, Digest
 from tests.fakes.datastores import GROUP, ROOT, bare_backend
-from tests.fakes.heads import move_all
+from tests.fakes.heads import move_all, write_past_the_budget
 from tests.unit.store.heads.conftest import KEY, chunks, reader
 from tests.unit.store.heads.test_failures import Faulty
 
@@ -123,23 +122,7 @@ def test_a_full_journal_moves_and_goes_on(datastore: Datastore, heads: Heads) ->
     """Nobody fails, and no snapshot is made."""
     small = Heads(datastore, heads.directory, budget_bytes=3 * MIB, sync_level=SyncLevel.NONE)
     with small.open(ROOT, GROUP) as head:
-        image = head.create_image("disk.img", 16 * MIB)
-        tree = head.create_tree("root.pxar")
-        file = tree.create(tree.root, b"f", 0o644, 0, 0).number
-
-        def write_image() -> None:
-            for number in range(16):
-                image.write(number * MIB, bytes([number + 1]) * MIB)
-
-        thread = threading.Thread(target=write_image)
-        thread.start()
-        for number in range(8):
-            tree.write(file, number * MIB, bytes([number + 1]) * MIB)
-        thread.join()
-        assert head.journal.segments.total_bytes <= 4 * MIB
-        for number in range(16):
-            assert image.read(number * MIB, MIB) == bytes([number + 1]) * MIB
-        assert tree.read(file, 7 * MIB, MIB) == bytes([8]) * MIB
+        write_past_the_budget(head)
     assert not datastore.list_snapshots(ROOT, GROUP)
     assert pinned(datastore)
 

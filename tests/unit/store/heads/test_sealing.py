@@ -1,7 +1,6 @@
 """What a seal stores, and what it leaves."""
 
 import os
-import threading
 
 import pytest
 
@@ -13,6 +12,7 @@ from store.heads.head import OpenHead
 from store.heads.sealing import run as sealing_run
 from store.names import Snapshot
 from tests.fakes.datastores import GROUP, ROOT
+from tests.fakes.heads import write_past_the_budget
 from tests.unit.store.heads.conftest import KEY, chunks, reader
 
 MIB = 1 << 20
@@ -245,23 +245,7 @@ def test_a_full_journal_that_can_not_be_moved_seals_and_goes_on(
     )
     heads.open(ROOT, GROUP).close()
     with small.open(ROOT, GROUP) as head:
-        image = head.create_image("disk.img", 16 * MIB)
-        tree = head.create_tree("root.pxar")
-        file = tree.create(tree.root, b"f", 0o644, 0, 0).number
-
-        def write_image() -> None:
-            for number in range(16):
-                image.write(number * MIB, bytes([number + 1]) * MIB)
-
-        thread = threading.Thread(target=write_image)
-        thread.start()
-        for number in range(8):
-            tree.write(file, number * MIB, bytes([number + 1]) * MIB)
-        thread.join()
-        assert head.journal.segments.total_bytes <= 4 * MIB
-        for number in range(16):
-            assert image.read(number * MIB, MIB) == bytes([number + 1]) * MIB
-        assert tree.read(file, 7 * MIB, MIB) == bytes([8]) * MIB
+        write_past_the_budget(head)
     assert len(datastore.list_snapshots(ROOT, GROUP)) > 3
 
 
