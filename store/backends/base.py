@@ -167,6 +167,12 @@ class Backend(Protocol):
     def read(self, name: str) -> bytes:
         """The whole object. Raises FormatError over `chunks.max_read`: damage, or an attack."""
 
+    def read_into(self, name: str, room: memoryview) -> Buffer:
+        """`read`, without fresh memory where the storage can and it fits: then a view of `room`.
+
+        What `room` holds else, or after an error, can be anything.
+        """
+
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         """At most `size` bytes from `offset`, fewer at the end of the object."""
 

@@ -61,6 +61,9 @@ class MemoryBackend(OneCopy):
             raise self._missing(name)
         return found.data
 
+    def read_into(self, name: str, room: memoryview) -> Buffer:
+        return self.read(name)
+
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         return self.read(name)[offset : offset + size]
 

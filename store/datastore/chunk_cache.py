@@ -13,8 +13,9 @@ from store.backends.turns import processors, turn_for
 from store.datastore.chunk_store import ChunkStore
 from store.datastore.rooms import Rooms, room_of
 from store.errors import ChunkMissing, FormatError, IntegrityError, StoreError
-from store.format.blob import MAX_CHUNK_SIZE, decode_chunk
-from store.format.crypt import CryptConfig
+from store.format.blob import ENCRYPTED_HEADER, MAX_CHUNK_SIZE, decode_chunk
+from store.format.buffer import Buffer
+from store.format.crypt import CIPHER_SLACK, CryptConfig
 from store.format.fixed_index import CHUNK_SIZE
 from store.names import Digest, Fingerprint
 
@@ -324,9 +325,15 @@ class ChunkReader:
         Only here the content is known: a CRC covers neither an encrypted chunk's IV and tag, nor
         what its digest stands for.
         """
-        raw = b""
+        with self._cache.rooms.lent(min(size, MAX_CHUNK_SIZE) + ENCRYPTED_HEADER.size) as room:
+            return self._load_through(room, digest, size)
+
+    def _load_through(
+        self, room: memoryview | None, digest: Digest, size: int
+    ) -> bytes | memoryview:
+        raw: Buffer = b""
         try:
-            raw = self._chunks.read(digest)
+            raw = self._chunks.read(digest, room)
             return self._decode(raw, digest, size)
         except (IntegrityError, FormatError) as error:
             plain = self._load_copy(raw, digest, size)
@@ -336,7 +343,7 @@ class ChunkReader:
                 raise
             raise type(error)(f"chunk {digest}: {error}") from error
 
-    def _load_copy(self, bad: bytes, digest: Digest, size: int) -> bytes | memoryview | None:
+    def _load_copy(self, bad: Buffer, digest: Digest, size: int) -> bytes | memoryview | None:
         """The first copy that can be decoded; it replaces the others."""
         for copy in self._chunks.copies(digest):
             if copy == bad:
@@ -347,9 +354,9 @@ class ChunkReader:
                 return plain
         return None
 
-    def _decode(self, raw: bytes, digest: Digest, size: int) -> bytes | memoryview:
+    def _decode(self, raw: Buffer, digest: Digest, size: int) -> bytes | memoryview:
         with turn_for(self.backend):
-            target = self._cache.rooms.take(size) if size <= MAX_CHUNK_SIZE else None
+            target = self._cache.rooms.take(size + CIPHER_SLACK) if size <= MAX_CHUNK_SIZE else None
             return decode_chunk(
                 raw, self.key, digest, size, encrypted=self.encrypted, target=target
             )

@@ -71,11 +71,15 @@ class ChunkStore:
         """`.chunks/0123/0123…`: the object of a chunk."""
         return f"{CHUNKS}/{name_below(digest)}"
 
-    def read(self, digest: Digest) -> bytes:
-        """The encoded chunk, unchecked. Raises ChunkMissing (absent or empty), BackendError."""
+    def read(self, digest: Digest, room: memoryview | None = None) -> Buffer:
+        """The encoded chunk, unchecked. Raises ChunkMissing (absent or empty), BackendError.
+
+        `room`: where it may go, to save fresh memory.
+        """
         text = digest.hex()
+        name = f"{CHUNKS}/{text[:4]}/{text}"
         try:
-            raw = self._backend.read(f"{CHUNKS}/{text[:4]}/{text}")
+            raw = self._backend.read_into(name, room) if room else self._backend.read(name)
         except NotFound as error:
             raise ChunkMissing(f"chunk {text} is not in {self._backend.location}") from error
         if not raw:

@@ -4,10 +4,13 @@ Fresh memory costs a page fault for each 4 KiB, a third of what it takes to unpa
 """
 
 import sys
-from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
 
 STEP = 1 << 20
-"""Rooms have whole MiB; what is smaller is not worth one."""
+"""Rooms have whole MiB, and a page for what a chunk needs beside its content: a header on disk,
+some room for the cipher. What is smaller is not worth one."""
 MOST_FREE = 32 << 20
 """Bytes. Chunks of trees have many sizes: with fewer there would seldom be one that fits."""
 ALONE = 2
@@ -30,8 +33,20 @@ class Rooms:
         """`size` bytes to fill; None for so few that ordinary memory will do."""
         if size < STEP:
             return None
-        whole = -(-size // STEP) * STEP
+        whole = -(-(size - PAGESIZE) // STEP) * STEP + PAGESIZE
         return memoryview(self._take_free(whole) or _new(whole))[:size]
+
+    @contextmanager
+    def lent(self, size: int) -> Iterator[memoryview | None]:
+        """`take`, until the end of the block; who has a view of it then keeps it."""
+        view = self.take(size)
+        try:
+            yield view
+        finally:
+            left = [*filter(None, [room_of(view)])]
+            if view is not None:
+                view.release()
+            self.give_back(left)
 
     def _take_free(self, whole: int) -> mmap | None:
         fitting = (room for room in self._free.copy() if whole <= len(room) <= 2 * whole)
@@ -60,7 +75,7 @@ def _new(size: int) -> mmap:
     return mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS)
 
 
-def room_of(data: bytes | memoryview) -> mmap | None:
+def room_of(data: bytes | memoryview | None) -> mmap | None:
     """The room that a chunk is in; None if it is in none."""
     room = data.obj if isinstance(data, memoryview) else None
     return room if isinstance(room, mmap) else None

@@ -47,13 +47,17 @@ class IndexedStream:
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes from `offset`; waits for chunks."""
+        return bytes(self.view(offset, size))
+
+    def view(self, offset: int, size: int) -> Buffer:
+        """The same; within one chunk nothing is copied. A view keeps its chunk in memory."""
         self._check(offset, size)
         if not size:
             return b""
         start, end, digest = self._locate(offset)
         data = self.reader.read(digest, end - start, start)
         if offset + size <= end:
-            return bytes(data[offset - start : offset - start + size])
+            return memoryview(data)[offset - start : offset - start + size]
         parts: list[Buffer] = [memoryview(data)[offset - start :]]
         left = offset + size - end
         while left > 0:

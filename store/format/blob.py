@@ -153,17 +153,20 @@ def decode_blob(
 def _decode(
     raw: Buffer, key: CryptConfig | None, max_size: int, target: memoryview | None
 ) -> bytes | memoryview:
-    """`decode_blob`, into `target` if it is just what fits in there."""
+    """`decode_blob`, into `target` if it is just what fits in there, before CIPHER_SLACK bytes."""
     magic, payload = _checked_payload(raw)
     compressed = magic in COMPRESSED_MAGICS
+    fitting = None if target is None else target[:-CIPHER_SLACK]
     if magic not in ENCRYPTED_MAGICS:
-        return _unpack(payload, max_size, target, compressed=compressed)
+        return _unpack(payload, max_size, fitting, compressed=compressed)
     if key is None:
         raise KeyRequired("the blob is encrypted, and no key was given")
     _, _, iv, tag = ENCRYPTED_HEADER.unpack_from(raw)
+    if target is not None and not compressed and len(payload) + CIPHER_SLACK == len(target):
+        return key.decrypt_into(iv, tag, payload, target)
     with _rooms.room(len(payload) + CIPHER_SLACK) as room:
         payload = key.decrypt_into(iv, tag, payload, room)
-        return _unpack(payload, max_size, target, compressed=compressed)
+        return _unpack(payload, max_size, fitting, compressed=compressed)
 
 
 def _unpack(
@@ -214,11 +217,11 @@ def decode_chunk(
         size: the length the index gives it, in bytes.
         encrypted: whether the manifest says its archive is. A plain chunk in an encrypted archive
             may be an attack.
-        target: `size` bytes to put the plaintext in, where that saves fresh memory. They may also
-            be left alone, and after an error hold anything.
+        target: `size` + CIPHER_SLACK bytes to put the plaintext in, where that saves fresh memory.
+            They may also be left alone, and after an error hold anything.
 
     Returns:
-        The plaintext: `target` read-only, or bytes of their own.
+        The plaintext: read-only in `target`, or bytes of their own.
 
     Raises:
         FormatError, KeyRequired: as `decode_blob`; also a `size` beyond MAX_CHUNK_SIZE (16 MiB).

@@ -80,7 +80,7 @@ class CryptConfig:
         return bytes(self.decrypt_into(iv, tag, ciphertext, room))
 
     def decrypt_into(
-        self, iv: bytes, tag: bytes, ciphertext: Buffer, room: bytearray
+        self, iv: bytes, tag: bytes, ciphertext: Buffer, room: bytearray | memoryview
     ) -> memoryview:
         """Decrypt into `room` and return the plaintext, a view of it.
 

@@ -280,6 +280,18 @@ def test_status_and_sync(backend: Backend) -> None:
     assert 0 <= status.used <= status.total
 
 
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 3 << 20])
+def test_reads_into_a_room_or_not(backend: Backend, size: int) -> None:
+    data = os.urandom(size)
+    backend.write("one", [data])
+    room = memoryview(bytearray(b"x" * 1000 + b"behind"))[:1000]
+    found = backend.read_into("one", room)
+    assert found == data
+    assert bytes(memoryview(room.obj)[1000:]) == b"behind"
+    with pytest.raises(NotFound):
+        backend.read_into("two", room)
+
+
 def test_reading_a_directory_is_an_error_of_ours(backend: Backend) -> None:
     backend.mkdir("host")
     with pytest.raises((NotFound, BackendError)):

@@ -32,7 +32,13 @@ from store.backends.local.locks import (
     lock_path,
     lock_record,
 )
-from store.backends.local.reading import open_regular, read_file, read_part, read_rest
+from store.backends.local.reading import (
+    open_regular,
+    read_file,
+    read_file_into,
+    read_part,
+    read_rest,
+)
 from store.backends.local.writing import (
     FileWriter,
     LocalTemporaryFile,
@@ -181,6 +187,10 @@ class LocalBackend(OneCopy):
     def read(self, name: str) -> bytes:
         limit = max_read(name)
         return self._do(name, lambda path: read_file(path, limit))
+
+    def read_into(self, name: str, room: memoryview) -> Buffer:
+        limit = max_read(name)
+        return self._do(name, lambda path: read_file_into(path, room, limit))
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         return self._do(name, lambda path: read_part(path, offset, size))

@@ -7,6 +7,7 @@ from stat import S_ISDIR, S_ISREG
 
 from store.backends.base import MAX_READ
 from store.errors import BackendError, FormatError, NotFound
+from store.format.buffer import Buffer
 
 FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -34,6 +35,16 @@ def read_file(path: str, limit: int = MAX_READ) -> bytes:
         return data if len(data) == size else read_rest(descriptor, data, size, path)
     finally:
         os.close(descriptor)
+
+
+def read_file_into(path: str, room: memoryview, limit: int = MAX_READ) -> Buffer:
+    """The same, in `room` if it fits there."""
+    with open_regular(path) as (descriptor, size):
+        if size <= min(limit, len(room)):
+            data = room[:size]
+            if os.readv(descriptor, [data]) == size:
+                return data
+    return read_file(path, limit)
 
 
 def read_part(path: str, offset: int, size: int) -> bytes:

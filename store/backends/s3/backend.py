@@ -84,6 +84,9 @@ class S3Backend(OneCopy):
         self._is_datastore = self._is_datastore or name == IN_USE
         return data
 
+    def read_into(self, name: str, room: memoryview) -> Buffer:
+        return self.client.get_into(self._keys.key(name), room, max_read(name))
+
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         return self.client.get_range(self._keys.key(name), offset, size)
 

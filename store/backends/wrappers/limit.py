@@ -133,6 +133,11 @@ class Limit(Pausing):
         data = self.inner.read(name)
         return self._fetched(data, len(data))
 
+    def read_into(self, name: str, room: memoryview) -> Buffer:
+        self._pay(self._reads)
+        data = self.inner.read_into(name, room)
+        return self._fetched(data, len(data))
+
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         self._pay(self._reads)
         data = self.inner.read_range(name, offset, size)

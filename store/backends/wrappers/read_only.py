@@ -27,6 +27,9 @@ class ReadOnly(Wrapper):
     def create(self, progress: Progress = SILENT) -> None:
         self._refuse()
 
+    def read_into(self, name: str, room: memoryview) -> Buffer:
+        return self.inner.read_into(name, room)
+
     def write(
         self, name: str, parts: Sequence[Buffer], *, exclusive: bool = False, durable: bool = False
     ) -> None:

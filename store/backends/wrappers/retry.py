@@ -249,6 +249,9 @@ class Retry(Pausing):
     def read(self, name: str) -> bytes:
         return self._pass(self.inner.read, name)
 
+    def read_into(self, name: str, room: memoryview) -> Buffer:
+        return self._pass(self.inner.read_into, name, room)
+
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         return self._pass(self.inner.read_range, name, offset, size)
 

@@ -46,6 +46,9 @@ class Wrapper:
     def read(self, name: str) -> bytes:
         return self.inner.read(name)
 
+    def read_into(self, name: str, room: memoryview) -> Buffer:
+        return self.read(name)  # whatever a wrapper makes of that; who does better says so
+
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         return self.inner.read_range(name, offset, size)
 

@@ -34,7 +34,7 @@ class EncodedChunk(NamedTuple):
     digest: Digest
     plain_size: int
     parts: tuple[bytes, Buffer] | None
-    bad: bytes | None
+    bad: Buffer | None
 
 
 class ChunkWriter:
@@ -123,7 +123,7 @@ class ChunkWriter:
         with self._lock:
             self._damaged.update(damaged)
 
-    def _look_again(self, digest: Digest, plain: Buffer) -> bytes | None:
+    def _look_again(self, digest: Digest, plain: Buffer) -> Buffer | None:
         """What is stored as a chunk that was found damaged, or None when it is not there.
 
         Also None when it is good by now, for another backup has replaced it: then it is trusted.

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from store.datastore.archives import IndexedStream
 from store.errors import OutOfSpace, SourceError
+from store.format.buffer import Buffer
 from store.operations.restore.problems import target_error
 from store.operations.restore.writing import new_file
 from store.progress import Progress
@@ -117,7 +118,7 @@ def _restore(
                 if is_zero:
                     zero(offset, length)
                 else:
-                    _pwrite_all(file, image.read(offset, length), offset)
+                    _pwrite_all(file, image.view(offset, length), offset)
                 progress.advance(length)
         except OSError as error:
             raise target_error(error, path) from error
@@ -169,7 +170,7 @@ class _Stretches:
                 offset = stop
 
 
-def _pwrite_all(file: int, data: bytes, offset: int) -> None:
+def _pwrite_all(file: int, data: Buffer, offset: int) -> None:
     written = os.pwrite(file, data, offset)
     while written < len(data):
         written += os.pwrite(file, memoryview(data)[written:], offset + written)

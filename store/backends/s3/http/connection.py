@@ -53,6 +53,7 @@ class Request:
         is_repeatable: may be sent again when nobody knows what became of the first.
         limit: bytes of the answer; what is longer is refused.
         to_file: an answer of a megabyte or more goes to an unlinked temporary file, as memory.
+        room: where an answer that fits there goes.
     """
 
     method: str
@@ -64,6 +65,7 @@ class Request:
     is_repeatable: bool = True
     limit: int = MAX_READ
     to_file: bool = False
+    room: memoryview | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,9 @@ def _read(response: HTTPResponse, request: Request) -> Buffer:
     elif request.to_file and size >= MAP_FROM:
         return _read_to_file(response, size)
     elif size <= request.limit:
-        body = response.read()
+        room = request.room
+        fits = room is not None and size <= len(room)
+        body = _read_into(response, room[:size]) if room and fits else response.read()
     if size > request.limit:
         raise FormatError(f"{request.what}: {size} bytes, more than any such object has")
     return body
@@ -229,11 +233,17 @@ def _read(response: HTTPResponse, request: Request) -> Buffer:
 def _read_to_file(response: HTTPResponse, size: int) -> Buffer:
     memory = scratch_map(size)
     with memoryview(memory) as view:
-        done = 0
-        while done < size:
-            count = response.readinto(view[done:])
-            if not count:
-                raise IncompleteRead(b"", size - done)
-            done += count
-    response.read()  # nothing: says that it is at its end
+        _read_into(response, view)
     return memory
+
+
+def _read_into(response: HTTPResponse, room: memoryview) -> memoryview:
+    """Fill all of `room`, with all of the body. Raises IncompleteRead."""
+    done = 0
+    while done < len(room):
+        count = response.readinto(room[done:])
+        if not count:
+            raise IncompleteRead(b"", len(room) - done)
+        done += count
+    response.read()  # nothing: says that it is at its end
+    return room

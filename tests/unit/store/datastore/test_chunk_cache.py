@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from mmap import PAGESIZE
 
 import pytest
 from hypothesis import given
@@ -47,6 +48,7 @@ def test_the_least_recently_used_goes() -> None:
 
 
 MIB = 1 << 20
+ROOM = MIB + PAGESIZE
 
 
 def load_room(cache: ChunkCache, number: int) -> bytes | memoryview:
@@ -90,19 +92,19 @@ def test_who_comes_back_is_believed() -> None:
 
 
 def test_what_was_passed_makes_room_first() -> None:
-    cache = ChunkCache(3 * (MIB + ENTRY_OVERHEAD))
+    cache = ChunkCache(3 * (ROOM + ENTRY_OVERHEAD))
     cache.passed(digest(9))  # is not here
     for number in range(3):
         load_room(cache, number)
     cache._passed[digest(1)] = cache._entries.pop(digest(1))
-    cache._used_by_passed = MIB + ENTRY_OVERHEAD
+    cache._used_by_passed = ROOM + ENTRY_OVERHEAD
     load_room(cache, 3)
     assert [number for number in range(4) if cache.get(digest(number), None)] == [0, 2, 3]
     assert cache._used_by_passed == 0
 
 
 def test_a_room_is_used_again_when_nobody_looks_into_it() -> None:
-    cache = ChunkCache(MIB + ENTRY_OVERHEAD)
+    cache = ChunkCache(ROOM + ENTRY_OVERHEAD)
     views = []
     for number in range(20):
         view = memoryview(load_room(cache, number))[10:20]

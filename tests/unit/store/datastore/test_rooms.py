@@ -1,5 +1,7 @@
 """Memory for chunks that is used again, but never under anybody's eyes."""
 
+from mmap import PAGESIZE
+
 import pytest
 
 from store.datastore.rooms import MOST_FREE, STEP, Rooms, room_of
@@ -26,7 +28,7 @@ def test_little_is_not_worth_one() -> None:
 
 def test_a_room_is_used_again() -> None:
     rooms = Rooms()
-    view = taken(rooms, STEP + 1)
+    view = taken(rooms, STEP + PAGESIZE + 1)
     view[0] = 7
     views = [view]
     del view
@@ -57,15 +59,40 @@ def test_not_one_of_another_size(size: int) -> None:
 def test_only_a_few_are_kept() -> None:
     rooms = Rooms()
     give_back(rooms, [taken(rooms, STEP) for _ in range(MOST_FREE // STEP + 3)])
-    assert len(rooms) == MOST_FREE // STEP
+    assert len(rooms) == MOST_FREE // (STEP + PAGESIZE)
 
 
 def test_the_smallest_that_fits_is_taken() -> None:
     rooms = Rooms()
     give_back(rooms, [taken(rooms, size * STEP) for size in (4, 3, 5)])
     for size in (3, 4, 5):
-        assert room_size(taken(rooms, 3 * STEP)) == size * STEP
+        assert room_size(taken(rooms, 3 * STEP)) == size * STEP + PAGESIZE
     assert len(rooms) == 0
+
+
+def test_a_page_more_is_had_for_nothing() -> None:
+    assert room_size(taken(Rooms(), 4 * STEP + PAGESIZE)) == 4 * STEP + PAGESIZE
+
+
+def test_a_lent_one_comes_back() -> None:
+    rooms = Rooms()
+    for _ in range(3):
+        with rooms.lent(4 * STEP) as room:
+            assert room is not None
+            room[:5] = b"bytes"
+            assert len(rooms) == 0
+        assert len(rooms) == 1
+    with rooms.lent(100) as room:
+        assert room is None
+
+
+def test_a_lent_one_stays_with_who_has_a_view() -> None:
+    rooms = Rooms()
+    with rooms.lent(STEP) as room:
+        assert room is not None
+        part = room[:5]
+    assert len(rooms) == 0
+    assert bytes(part) == bytes(5)
 
 
 def room_size(view: memoryview) -> int:
