@@ -91,6 +91,8 @@ class Stream(BytesReadAt):
         self._fail(offset, offset + size)
         return super().read(offset, size)
 
+    view = read
+
     def workers(self) -> Workers:
         return Workers(MemoryBackend(), 2, "read-ahead")
 
