@@ -24,7 +24,6 @@ from store.heads.base import WouldWait
 from store.heads.extents import Region, pack, unpack
 from store.heads.protection import Protection
 
-SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS archive (

@@ -38,7 +38,6 @@ _PREFIXES = {
     6: b"security.", 7: b"system.", 8: b"system.richacl",
 }  # fmt: skip
 _INODE = struct.Struct("<HHIIIIIHHIII60sIIII12s")
-_EXTRA = struct.Struct("<HHIIIIII")
 _EXTENT = struct.Struct("<IHHI")
 _INDEX = struct.Struct("<IIHH")
 _XATTR = struct.Struct("<BBHIII")
