@@ -49,7 +49,8 @@ class Rooms:
             self.give_back(left)
 
     def _take_free(self, whole: int) -> mmap | None:
-        fitting = (room for room in self._free.copy() if whole <= len(room) <= 2 * whole)
+        latest_first = reversed(self._free.copy())  # the processor's caches may still have it
+        fitting = (room for room in latest_first if whole <= len(room) <= 2 * whole)
         for room in sorted(fitting, key=len):
             try:
                 self._free.remove(room)

@@ -111,6 +111,10 @@ class IndexedStream:
         data = self.reader.peek(digest) if end <= stop else None
         return None if data is None or len(data) != stop - start else (data, start)
 
+    def passed(self, offset: int) -> None:
+        """Who reads from the beginning to the end is done with the chunk at `offset`."""
+        self.reader.passed(self._locate(offset)[2])
+
     def prefetch(self, offset: int) -> None:
         """Start loading the chunk at `offset` in the background; a hint, without error.
 
@@ -148,23 +152,23 @@ class IndexedStream:
                 pool.finish()
 
     def _in_order(self, pool: Workers, start: int, end: int) -> Iterator[memoryview]:
-        coming: deque[tuple[int, Future[bytes | memoryview]]] = deque()
+        coming: deque[tuple[int, Digest, Future[bytes | memoryview]]] = deque()
         following = ahead = start  # located so far, and handed out
         try:
             while coming or following < end:
                 while following < end and self._may_load(len(coming), following - ahead, pool):
                     first, after, digest = self._locate(following)
-                    coming.append(
-                        (first, pool.submit(self.reader.read, digest, after - first, first))
-                    )
+                    future = pool.submit(self.reader.read, digest, after - first, first)
+                    coming.append((first, digest, future))
                     following = after
-                first, future = coming.popleft()
+                first, digest, future = coming.popleft()
                 view = memoryview(future.result())
                 del future
                 ahead = first + len(view)
                 yield view[max(0, start - first) : end - first]
+                self.reader.passed(digest)
         finally:
-            for _, future in coming:
+            for _, _, future in coming:
                 future.cancel()
 
     def _may_load(self, chunks: int, size: int, pool: Workers) -> bool:

@@ -119,6 +119,7 @@ def _restore(
                     zero(offset, length)
                 else:
                     _pwrite_all(file, image.view(offset, length), offset)
+                    image.passed(offset)
                 progress.advance(length)
         except OSError as error:
             raise target_error(error, path) from error

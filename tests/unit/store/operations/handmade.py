@@ -93,6 +93,9 @@ class Stream(BytesReadAt):
 
     view = read
 
+    def passed(self, offset: int) -> None:
+        pass
+
     def workers(self) -> Workers:
         return Workers(MemoryBackend(), 2, "read-ahead")
 
