@@ -5,13 +5,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from mmap import mmap
+from mmap import PAGESIZE
 from typing import NamedTuple
 
 from store.backends.base import Backend
 from store.backends.turns import processors, turn_for
 from store.datastore.chunk_store import ChunkStore
-from store.datastore.rooms import Rooms, room_of
+from store.datastore.rooms import Room, Rooms, room_of
 from store.errors import ChunkMissing, FormatError, IntegrityError, StoreError
 from store.format.blob import ENCRYPTED_HEADER, MAX_CHUNK_SIZE, decode_chunk
 from store.format.buffer import Buffer
@@ -23,7 +23,7 @@ ENTRY_OVERHEAD = 256
 PREFETCH_THREADS = 2
 QUEUED_PER_THREAD = 4
 PASSED_SHARE = 8
-PASSED_BYTES = 32 << 20
+PASSED_BYTES = 8 << 20
 """Of what a sequential reader has behind it so much is kept, or an eighth of a small budget."""
 REMEMBERED = 4096
 """Names of chunks that were let go early: of 16 GiB, in 1 MiB of memory."""
@@ -60,7 +60,7 @@ class Cached(NamedTuple):
     def size(self) -> int:
         """What it takes of the budget."""
         room = room_of(self.data)
-        return (len(self.data) if room is None else len(room)) + ENTRY_OVERHEAD
+        return (len(self.data) if room is None else room.touched) + ENTRY_OVERHEAD
 
 
 class _Flight:
@@ -88,7 +88,7 @@ class ChunkCache:
         """`prefetchers`: threads that load ahead."""
         self.budget_bytes = budget_bytes
         self.prefetchers = prefetchers
-        self.rooms = Rooms()
+        self.rooms, self.raw_rooms = Rooms(), Rooms(PAGESIZE)  # for decoded chunks, and as stored
         self._entries: OrderedDict[bytes, Cached] = OrderedDict()
         self._passed: OrderedDict[bytes, Cached] = OrderedDict()
         self._gone: OrderedDict[bytes, None] = OrderedDict()  # passed, and let go
@@ -175,7 +175,7 @@ class ChunkCache:
         size = entry.size
         if size > self.budget_bytes:
             return
-        left: list[mmap] = []
+        left: list[Room] = []
         with self._lock:
             self._gone.pop(digest, None)
             self._drop(digest, left)
@@ -185,7 +185,7 @@ class ChunkCache:
             self._used += size
         self.rooms.give_back(left)
 
-    def _drop(self, digest: bytes, left: list[mmap]) -> None:
+    def _drop(self, digest: bytes, left: list[Room]) -> None:
         """Forget a chunk if it is here; its room goes to those that were left."""
         entry = self._entries.pop(digest, None)
         if entry is None:
@@ -206,7 +206,7 @@ class ChunkCache:
         same again and again. Who does come back, later, is believed: what was let go so and is
         loaded again stays like all others.
         """
-        left: list[mmap] = []
+        left: list[Room] = []
         with self._lock:
             entry = self._entries.get(digest)
             if entry is None or entry.is_wanted_again:
@@ -233,6 +233,7 @@ class ChunkCache:
             self._gone.clear()
             self._used = self._used_by_passed = 0
         self.rooms.clear()
+        self.raw_rooms.clear()
 
     def prefetch(self, digest: Digest, key: Fingerprint | None, load: Callable[[], object]) -> None:
         """Run `load` in the background; dropped when it was asked for, or enough is waiting.
@@ -325,7 +326,7 @@ class ChunkReader:
         Only here the content is known: a CRC covers neither an encrypted chunk's IV and tag, nor
         what its digest stands for.
         """
-        with self._cache.rooms.lent(min(size, MAX_CHUNK_SIZE) + ENCRYPTED_HEADER.size) as room:
+        with self._cache.raw_rooms.lent(min(size, MAX_CHUNK_SIZE) + ENCRYPTED_HEADER.size) as room:
             return self._load_through(room, digest, size)
 
     def _load_through(

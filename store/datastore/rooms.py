@@ -1,20 +1,31 @@
-"""Memory for decoded chunks that is used again.
+"""Memory for chunks that is used again.
 
 Fresh memory costs a page fault for each 4 KiB, a third of what it takes to unpack a chunk into it.
 """
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
+from contextlib import contextmanager, suppress
+from mmap import MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
 
-STEP = 1 << 20
-"""Rooms have whole MiB, and a page for what a chunk needs beside its content: a header on disk,
-some room for the cipher. What is smaller is not worth one."""
+from store.format.blob import MAX_CHUNK_SIZE
+
+HUGE_PAGE = 2 << 20
+LEAST = HUGE_PAGE // 2
+"""Bytes. What is smaller is not worth one."""
+LARGEST = MAX_CHUNK_SIZE + PAGESIZE
+"""The last page is for what a chunk needs beside its content, a header on disk or some slack for
+the cipher, and does not count."""
 MOST_FREE = 32 << 20
 """Bytes. Chunks of trees have many sizes: with fewer there would seldom be one that fits."""
 ALONE = 2
 """References to a room that only a variable has: its own, and the one of who counts."""
+
+
+class Room(mmap):
+    """Addresses enough for any chunk; `touched` bytes of them have been used, and are memory."""
+
+    touched = 0
 
 
 class Rooms:
@@ -23,18 +34,21 @@ class Rooms:
     A room is filled and read through memoryviews. It is used again only when none of them is left.
     """
 
-    def __init__(self) -> None:
-        self._free: list[mmap] = []
+    def __init__(self, page: int = HUGE_PAGE) -> None:
+        """`page`: of what size the memory is, PAGESIZE or HUGE_PAGE bytes."""
+        self._page = page
+        self._free: list[Room] = []
 
     def __len__(self) -> int:
         return len(self._free)
 
     def take(self, size: int) -> memoryview | None:
         """`size` bytes to fill; None for so few that ordinary memory will do."""
-        if size < STEP:
+        if size < LEAST:
             return None
-        whole = -(-(size - PAGESIZE) // STEP) * STEP + PAGESIZE
-        return memoryview(self._take_free(whole) or _new(whole))[:size]
+        room = self._take_free(size) or self._new()
+        room.touched = max(room.touched, -(-(size - PAGESIZE) // self._page) * self._page)
+        return memoryview(room)[:size]
 
     @contextmanager
     def lent(self, size: int) -> Iterator[memoryview | None]:
@@ -48,10 +62,23 @@ class Rooms:
                 view.release()
             self.give_back(left)
 
-    def _take_free(self, whole: int) -> mmap | None:
-        latest_first = reversed(self._free.copy())  # the processor's caches may still have it
-        fitting = (room for room in latest_first if whole <= len(room) <= 2 * whole)
-        for room in sorted(fitting, key=len):
+    def _new(self) -> Room:
+        room = Room(-1, LARGEST, MAP_PRIVATE | MAP_ANONYMOUS)
+        if self._page == HUGE_PAGE:
+            with suppress(OSError):  # a kernel without them
+                room.madvise(MADV_HUGEPAGE)
+        return room
+
+    def _take_free(self, size: int) -> Room | None:
+        """One that has so much memory and not too much more, or the one that lacks least.
+
+        Of equals the latest: the processor's caches may still have it.
+        """
+        free = self._free[::-1]
+        enough = (room for room in free if size <= room.touched + PAGESIZE <= 2 * size)
+        less = (room for room in free if room.touched + PAGESIZE < size)
+        by_size = sorted(enough, key=_touched) + sorted(less, key=_touched, reverse=True)
+        for room in by_size:
             try:
                 self._free.remove(room)
             except ValueError:
@@ -59,12 +86,12 @@ class Rooms:
             return room
         return None
 
-    def give_back(self, rooms: list[mmap]) -> None:
+    def give_back(self, rooms: list[Room]) -> None:
         """Empty the list: into the free ones goes what nobody has a view of, up to a few."""
         while rooms:
             room = rooms.pop()
-            free = sum(map(len, self._free.copy()))
-            if free + len(room) <= MOST_FREE and sys.getrefcount(room) == ALONE:
+            free = sum(map(_touched, self._free.copy()))
+            if free + room.touched <= MOST_FREE and sys.getrefcount(room) == ALONE:
                 self._free.append(room)
 
     def clear(self) -> None:
@@ -72,11 +99,11 @@ class Rooms:
         self._free.clear()
 
 
-def _new(size: int) -> mmap:
-    return mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS)
+def _touched(room: Room) -> int:
+    return room.touched
 
 
-def room_of(data: bytes | memoryview | None) -> mmap | None:
+def room_of(data: bytes | memoryview | None) -> Room | None:
     """The room that a chunk is in; None if it is in none."""
     room = data.obj if isinstance(data, memoryview) else None
-    return room if isinstance(room, mmap) else None
+    return room if isinstance(room, Room) else None

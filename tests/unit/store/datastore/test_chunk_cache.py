@@ -4,7 +4,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from mmap import PAGESIZE
 
 import pytest
 from hypothesis import given
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from store.backends.memory import MemoryBackend
 from store.datastore.chunk_cache import ENTRY_OVERHEAD, ChunkCache, cache_over, reads_at_once
+from store.datastore.rooms import HUGE_PAGE
 from store.errors import ChunkMissing, IntegrityError
 from store.names import Digest, Fingerprint
 from tests.fakes.interrupts import InterruptingLock
@@ -48,7 +48,7 @@ def test_the_least_recently_used_goes() -> None:
 
 
 MIB = 1 << 20
-ROOM = MIB + PAGESIZE
+ROOM = HUGE_PAGE
 
 
 def load_room(cache: ChunkCache, number: int) -> bytes | memoryview:

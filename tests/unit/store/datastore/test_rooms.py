@@ -4,7 +4,9 @@ from mmap import PAGESIZE
 
 import pytest
 
-from store.datastore.rooms import MOST_FREE, STEP, Rooms, room_of
+from store.datastore.rooms import HUGE_PAGE, LEAST, MOST_FREE, Rooms, room_of
+
+MIB = 1 << 20
 
 
 def give_back(rooms: Rooms, views: list[memoryview]) -> None:
@@ -13,34 +15,39 @@ def give_back(rooms: Rooms, views: list[memoryview]) -> None:
     rooms.give_back(left)
 
 
-def taken(rooms: Rooms, size: int) -> memoryview:
-    view = rooms.take(size)
+def taken(rooms: Rooms, size: int, slack: int = 15) -> memoryview:
+    view = rooms.take(size + slack)
     assert view is not None
-    assert len(view) == size
+    assert len(view) == size + slack
     return view
 
 
+def touched(view: memoryview) -> int:
+    room = room_of(view)
+    return room.touched if room else 0
+
+
 def test_little_is_not_worth_one() -> None:
-    assert Rooms().take(STEP - 1) is None
+    assert Rooms().take(LEAST - 1) is None
     assert room_of(b"bytes") is None
     assert room_of(memoryview(b"bytes")) is None
 
 
 def test_a_room_is_used_again() -> None:
     rooms = Rooms()
-    view = taken(rooms, STEP + PAGESIZE + 1)
+    view = taken(rooms, 3 * MIB)
     view[0] = 7
     views = [view]
     del view
     give_back(rooms, views)
     assert len(rooms) == 1
-    again = taken(rooms, 2 * STEP)
+    again = taken(rooms, 4 * MIB)
     assert (len(rooms), again[0]) == (0, 7)
 
 
 def test_not_while_a_part_of_it_is_looked_at() -> None:
     rooms = Rooms()
-    view = taken(rooms, STEP)
+    view = taken(rooms, MIB)
     part, views = view[10:20], [view]
     del view
     give_back(rooms, views)
@@ -48,36 +55,57 @@ def test_not_while_a_part_of_it_is_looked_at() -> None:
     assert bytes(part) == bytes(10)
 
 
-@pytest.mark.parametrize("size", [STEP, 2 * STEP, 6 * STEP])
-def test_not_one_of_another_size(size: int) -> None:
-    rooms = Rooms()
-    give_back(rooms, [taken(rooms, 5 * STEP)])
-    taken(rooms, size)
+@pytest.mark.parametrize("page", [PAGESIZE, HUGE_PAGE])
+def test_it_counts_whole_pages_but_not_the_last(page: int) -> None:
+    for size, pages in ((4 * MIB, 4 * MIB // page), (16 * MIB, 16 * MIB // page)):
+        for slack in (1, 44, PAGESIZE):
+            assert touched(taken(Rooms(page), size, slack)) == pages * page
+    assert touched(taken(Rooms(page), 4 * MIB, PAGESIZE + 1)) == 4 * MIB + page
+
+
+def test_one_that_is_much_too_large_is_left() -> None:
+    rooms = Rooms(PAGESIZE)
+    give_back(rooms, [taken(rooms, 10 * MIB)])
+    assert touched(taken(rooms, 4 * MIB)) == 4 * MIB
+    assert len(rooms) == 1
+    taken(rooms, 5 * MIB)
+    assert len(rooms) == 0
+
+
+def test_one_that_is_too_small_grows() -> None:
+    rooms = Rooms(PAGESIZE)
+    give_back(rooms, [taken(rooms, size * MIB) for size in (1, 2, 3)])
+    assert touched(taken(rooms, 16 * MIB)) == 16 * MIB
+    assert touched(taken(rooms, 2 * MIB)) == 2 * MIB
     assert len(rooms) == 1
 
 
 def test_only_a_few_are_kept() -> None:
     rooms = Rooms()
-    give_back(rooms, [taken(rooms, STEP) for _ in range(MOST_FREE // STEP + 3)])
-    assert len(rooms) == MOST_FREE // (STEP + PAGESIZE)
+    give_back(rooms, [taken(rooms, 2 * MIB) for _ in range(MOST_FREE // (2 * MIB) + 3)])
+    assert len(rooms) == MOST_FREE // (2 * MIB)
 
 
 def test_the_smallest_that_fits_is_taken() -> None:
-    rooms = Rooms()
-    give_back(rooms, [taken(rooms, size * STEP) for size in (4, 3, 5)])
+    rooms = Rooms(PAGESIZE)
+    give_back(rooms, [taken(rooms, size * MIB) for size in (4, 3, 5)])
     for size in (3, 4, 5):
-        assert room_size(taken(rooms, 3 * STEP)) == size * STEP + PAGESIZE
+        assert touched(taken(rooms, 3 * MIB)) == size * MIB
     assert len(rooms) == 0
 
 
-def test_a_page_more_is_had_for_nothing() -> None:
-    assert room_size(taken(Rooms(), 4 * STEP + PAGESIZE)) == 4 * STEP + PAGESIZE
+def test_of_equals_the_latest() -> None:
+    rooms = Rooms()
+    views = [taken(rooms, 2 * MIB) for _ in range(3)]
+    latest = id(room_of(views[0]))  # the list is emptied from its end
+    give_back(rooms, views)
+    assert id(room_of(taken(rooms, 2 * MIB))) == latest
 
 
 def test_a_lent_one_comes_back() -> None:
     rooms = Rooms()
     for _ in range(3):
-        with rooms.lent(4 * STEP) as room:
+        with rooms.lent(4 * MIB) as room:
             assert room is not None
             room[:5] = b"bytes"
             assert len(rooms) == 0
@@ -88,12 +116,8 @@ def test_a_lent_one_comes_back() -> None:
 
 def test_a_lent_one_stays_with_who_has_a_view() -> None:
     rooms = Rooms()
-    with rooms.lent(STEP) as room:
+    with rooms.lent(MIB) as room:
         assert room is not None
         part = room[:5]
     assert len(rooms) == 0
     assert bytes(part) == bytes(5)
-
-
-def room_size(view: memoryview) -> int:
-    return len(room_of(view) or b"")
