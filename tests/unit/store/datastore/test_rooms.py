@@ -68,7 +68,7 @@ def test_one_that_is_much_too_large_is_left() -> None:
     give_back(rooms, [taken(rooms, 10 * MIB)])
     assert touched(taken(rooms, 4 * MIB)) == 4 * MIB
     assert len(rooms) == 1
-    taken(rooms, 5 * MIB)
+    taken(rooms, 6 * MIB)
     assert len(rooms) == 0
 
 
