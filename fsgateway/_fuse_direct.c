@@ -8,7 +8,7 @@
  *     (bytes, int, int)  a Shown, a file handle and how much may be collected, for create
  *
  * What it raises goes to the function `failed`, which returns one of the first two. It is asked only of inodes and file
- * handles in a range of numbers. pyfuse3 calls us with the GIL held.
+ * handles in a range of numbers; read of all. pyfuse3 calls us with the GIL held.
  *
  * Of the file that was created last the attributes that are set and the bytes that follow each other are collected here,
  * and handed over by one call of `complete` before anything else is asked, or nothing for a moment: whoever looks finds
@@ -37,7 +37,7 @@ static PyObject *bare; /* a set of inodes without capabilities */
 static PyObject *activity; /* its `count` says how many things the scheduler has to be there for */
 static unsigned long long first, end; /* the numbers of inodes and handles that the handlers know */
 static struct fuse_lowlevel_ops given;
-static int is_answered; /* the request at hand, by a direct handler */
+static int is_answered; /* the request at hand, by a direct handler; more than 1 when that took long */
 static int taken;       /* so many were answered so since anybody asked */
 
 /* After so many requests in a row the scheduler has its turn, whatever is going on. */
@@ -460,12 +460,20 @@ static void on_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
         given.rmdir(req, parent, name);
 }
 
+#define LONG_COPY (128 << 10)
+
+/* Others may have the GIL while the kernel copies much. */
+static void send(fuse_req_t req, const Py_buffer *content)
+{
+    is_answered += content->len / LONG_COPY;
+    PyThreadState *others = content->len >= LONG_COPY ? PyEval_SaveThread() : NULL;
+    fuse_reply_buf(req, content->buf, content->len);
+    if (others)
+        PyEval_RestoreThread(others);
+}
+
 static void on_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
 {
-    if (!is_known(fi->fh)) {
-        given.read(req, ino, size, offset, fi);
-        return;
-    }
     PyObject *arguments[] = {number(fi->fh), number(offset), number(size)};
     PyObject *answer = ask(READ, req, arguments, COUNT(arguments));
     if (!is_answered)
@@ -474,7 +482,7 @@ static void on_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, s
         return;
     Py_buffer content;
     if (PyObject_GetBuffer(answer, &content, PyBUF_SIMPLE) == 0) {
-        fuse_reply_buf(req, content.buf, content.len);
+        send(req, &content);
         PyBuffer_Release(&content);
     } else {
         PyErr_Clear();
@@ -603,7 +611,7 @@ int fuse_session_receive_buf(struct fuse_session *session, struct fuse_buf *buff
     int file = fuse_session_fd(session);
     if (!next)
         next = (Receive)dlsym(RTLD_NEXT, "fuse_session_receive_buf");
-    if (!handlers[LOOKUP])
+    if (!handlers[READ])
         return next(session, buffer);
     if (nonblocking != file && fcntl(file, F_SETFL, fcntl(file, F_GETFL) | O_NONBLOCK) == 0)
         nonblocking = file;
@@ -641,7 +649,7 @@ static int has_processors(void)
 static int receive_at_once(struct fuse_session *session, struct fuse_buf *buffer)
 {
     static int resting;
-    int spins = resting || !has_processors() ? 0 : SPINS;
+    int spins = resting || is_answered > 1 || !has_processors() ? 0 : SPINS;
     int size;
     do
         size = fuse_session_receive_buf(session, buffer);
@@ -681,7 +689,7 @@ void fuse_session_process_buf(struct fuse_session *session, const struct fuse_bu
         is_answered = 0;
         next(session, buffer);
         buffer = &following;
-    } while (is_answered && ++turns < TURNS && !is_busy() && receive_soon(session, &following) > 0);
+    } while (is_answered && (turns += is_answered) < TURNS && !is_busy() && receive_soon(session, &following) > 0);
     taken += turns;
     complete_young(0);
 }

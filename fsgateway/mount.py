@@ -87,11 +87,10 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
     datastore.list_namespaces(request.namespace, 0)
     backend = datastore.backend
     activity = Activity()
-    processors = os.cpu_count() or 1
-    background = Bridge(reads_at_once(backend, processors, backend.parallelism), activity)
     inside_disks = Bridge(DISK_THREADS, activity)
     bridge = Bridge(reads_at_once(backend, THREADS, backend.parallelism), activity, inside_disks)
-    loader = Loader(bridge, background, datastore.memory_bytes, backend)
+    ahead = reads_at_once(backend, os.cpu_count() or 1, backend.parallelism)
+    loader = Loader(bridge, ahead, datastore.memory_bytes, backend)
     disks = Disks(DiskOptions(request.disk_keys, use_machine=request.options.micro_vm))
     view = View(datastore, request.key, datastore.memory_bytes, disks=disks)
     reader = Reader(bridge, loader)
@@ -153,6 +152,7 @@ async def _run(
             loader.start_soon = operations.entries.start_soon = None
             if isinstance(operations, WritableOperations):
                 operations.start_soon = None
+        await loader.close()
         nursery.cancel_scope.cancel()
 
 

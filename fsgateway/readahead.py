@@ -1,10 +1,13 @@
 """Brings chunks into the cache: each once, and ahead of sequential readers.
 
-All of this runs on the event loop; only the decoding is in threads. A waiter costs no thread.
+What a reader waits for comes through the event loop, and a waiter costs no thread. The threads that
+read ahead find their next chunk by themselves: the loop is busy with carrying the last ones.
 """
 
 import logging
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -78,8 +81,8 @@ class Loader:
     """Loads chunks for the readers of a mount.
 
     Args:
-        foreground: runs what a reader waits for.
-        background: runs the read-ahead, on its own few threads.
+        bridge: runs what a reader waits for.
+        threads: how many read ahead.
         cache_bytes: the cache's budget, which limits how far ahead it is worth to read.
         backend: what the chunks come from, likewise.
 
@@ -87,14 +90,11 @@ class Loader:
     ahead.
     """
 
-    def __init__(
-        self, foreground: Bridge, background: Bridge, cache_bytes: int, backend: Backend
-    ) -> None:
-        self._foreground = foreground
-        self._background = background
+    def __init__(self, bridge: Bridge, threads: int, cache_bytes: int, backend: Backend) -> None:
+        self.bridge = bridge
+        self.threads = ThreadPoolExecutor(threads, "read-ahead")
         self._flights: dict[Digest, _Flight] = {}
         self._wanted: OrderedDict[Digest, tuple[IndexedStream, int]] = OrderedDict()
-        self._loading = 0
         room = max(0, cache_bytes // LARGEST_CHUNK - 1)
         self._ahead = min(room, reads_at_once(backend, MAX_AHEAD, room))
         self.start_soon: Callable[..., object] | None = None
@@ -105,19 +105,20 @@ class Loader:
         for number in range(index.position(position), index.position(position + size - 1) + 1):
             start, _ = index.range(number)
             if stream.peek(start, 1) is None:
-                await self._load(self._foreground, stream, number)
+                await self._load(stream, number)
 
-    async def _load(self, bridge: Bridge, stream: IndexedStream, number: int) -> None:
+    async def _load(self, stream: IndexedStream, number: int) -> None:
         digest = stream.index.digest(number)
-        flight = self._flights.get(digest)
-        if flight is not None:
-            await flight.done.wait()
+        ours = _Flight()
+        flight = self._flights.setdefault(digest, ours)
+        if flight is not ours:
+            with self.bridge.activity.one_more():
+                await flight.done.wait()
             if flight.error is not None:
                 raise flight.error
             return
-        flight = self._flights[digest] = _Flight()
         try:
-            await bridge.run(stream.read, stream.index.range(number)[0], 1)
+            await self.bridge.run(stream.read, stream.index.range(number)[0], 1)
         except Exception as error:
             flight.error = error
             raise
@@ -146,30 +147,31 @@ class Loader:
         first = _behind_run(index, number)
         for ahead in range(first, min(first + self._ahead, len(index))):
             digest = index.digest(ahead)
-            if digest not in self._flights and stream.peek(index.range(ahead)[0], 1) is None:
-                self._wanted.setdefault(digest, (stream, ahead))
-        for _ in range(min(len(self._wanted), self._background.threads - self._loading)):
-            self._loading += 1
-            # It counts from now on, so that it begins at all.
-            self._background.activity.count += 1
-            self.start_soon(self._load_wanted)
+            is_coming = digest in self._flights or digest in self._wanted
+            if not is_coming and stream.peek(index.range(ahead)[0], 1) is None:
+                self._wanted[digest] = stream, ahead
+                self.threads.submit(self._load_next, trio.lowlevel.current_trio_token())
 
-    async def _load_wanted(self) -> None:
-        """Load what is wanted ahead, the nearest first, until nothing is."""
+    def _load_next(self, loop: trio.lowlevel.TrioToken) -> None:
+        """Load what is wanted ahead of all else: for a thread."""
+        digest, (stream, number) = self._wanted.popitem(last=False)
+        ours = _Flight()
+        if self._flights.setdefault(digest, ours) is not ours:
+            return  # who gets there was faster
         try:
-            while self._wanted:
-                digest, (stream, number) = self._wanted.popitem(last=False)
-                if digest not in self._flights:  # who gets there was not faster
-                    await self._load_quietly(stream, number)
-        finally:
-            self._loading -= 1
-            self._background.activity.count -= 1
-
-    async def _load_quietly(self, stream: IndexedStream, number: int) -> None:
-        try:
-            await self._load(self._background, stream, number)
+            stream.read(stream.index.range(number)[0], 1)
         except Exception as error:  # noqa: BLE001 - the reader that gets there is told; ahead of it nobody asked
+            ours.error = error
             log.debug("read-ahead of chunk %d: %s", number, error)
+        finally:
+            del self._flights[digest]
+            with suppress(trio.RunFinishedError):
+                loop.run_sync_soon(ours.done.set)
+
+    async def close(self) -> None:
+        """Read no more ahead, and wait for what is being read."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        await self.bridge.run(self.threads.shutdown)
 
 
 def _behind_run(index: Index, number: int) -> int:

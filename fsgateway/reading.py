@@ -79,23 +79,36 @@ class Reader:
     ) -> FileInfo:
         return FileInfo(fh=self.files.add(file), direct_io=direct_io, keep_cache=keep_cache)
 
-    async def read(self, file: OpenFile, offset: int, size: int) -> Buffer:
-        """Read `size` bytes at `offset` of a file, fewer only at its end. Raises StoreError.
+    def read_now(self, handle: int, offset: int, size: int) -> Buffer | None:
+        """Read `size` bytes at `offset` of an open file, fewer only at its end.
 
-        The answer may be a view into the cache: it is to be sent before anything else happens.
+        None where that would have to wait. The answer may be a view into the cache.
+
+        Raises StoreError, KeyError (it is not open).
         """
-        if isinstance(file, BytesFile):
-            return file.read(offset, size)
-        if isinstance(file, GuestFile):
-            return await self._bridge.of(file).run(file.read, offset, size)
-        size = min(size, file.size - offset)
-        if size <= 0:
-            return b""
-        position = file.start + offset
-        if position + size > file.way.mark:
-            self._loader.follow(file.stream, file.way, position, size)
-        cached = file.peek(position, size)
-        return cached if cached is not None else await self._read_missing(file, position, size)
+        file = self.files.get(handle)
+        if isinstance(file, StreamFile):
+            size = min(size, file.size - offset)
+            if size <= 0:
+                return b""
+            position = file.start + offset
+            cached = file.peek(position, size)
+            if cached is not None and position + size > file.way.mark:
+                self._loader.follow(file.stream, file.way, position, size)
+            return cached
+        return None if isinstance(file, GuestFile) else file.read(offset, size)
+
+    async def read(self, handle: int, offset: int, size: int) -> Buffer:
+        """The same, and waits. The answer is to be sent before anything else happens."""
+        at_hand = self.read_now(handle, offset, size)
+        if at_hand is not None:
+            return at_hand
+        file = self.files.get(handle)
+        if isinstance(file, StreamFile):
+            size = min(size, file.size - offset)
+            return await self._read_missing(file, file.start + offset, size)
+        assert isinstance(file, GuestFile)
+        return await self._bridge.of(file).run(file.read, offset, size)
 
     async def _read_missing(self, file: StreamFile, position: int, size: int) -> Buffer:
         self._loader.follow(file.stream, file.way, position, size)

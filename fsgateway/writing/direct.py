@@ -14,7 +14,7 @@ from fsgateway.bridge import as_fuse_error
 from fsgateway.handles import HandleTable
 from fsgateway.inodes import HEAD, MAX_OFFSET, MAX_TREES, OFFSET_BITS, PXAR
 from fsgateway.waiting import Activity
-from fsgateway.writing.files import TreeFile, WritableFile
+from fsgateway.writing.files import FIRST_HANDLE, TreeFile, WritableFile
 from fsgateway.writing.trees import HeadTrees
 from store.format.buffer import Buffer
 from store.heads import DEFAULT_ACL, Attributes, Tree, WouldWait
@@ -34,9 +34,16 @@ Answer = bytes | int | None
 class DirectHandlers:
     """What the C module calls."""
 
-    def __init__(self, trees: HeadTrees, files: HandleTable[WritableFile]) -> None:
+    def __init__(
+        self,
+        trees: HeadTrees,
+        files: HandleTable[WritableFile],
+        read_snapshot: "Callable[[int, int, int], Buffer | None]",
+    ) -> None:
+        """`read_snapshot` reads all other files (`Reader.read_now`)."""
         self._trees = trees
         self._files = files
+        self._read_snapshot = read_snapshot
 
     def install(self, activity: Activity, *, with_xattrs: bool) -> None:
         """Let them answer in sessions that begin from now on."""
@@ -131,7 +138,9 @@ class DirectHandlers:
         tree.at_once(tree.rmdir, parent & NUMBER, name)
         return 0
 
-    def read(self, handle: int, offset: int, size: int) -> Buffer:
+    def read(self, handle: int, offset: int, size: int) -> Buffer | None:
+        if handle < FIRST_HANDLE:
+            return self._read_snapshot(handle, offset, size)
         return self._files.get(handle).read_now(offset, size)
 
     def write(self, handle: int, offset: int, data: bytes) -> Answer:

@@ -93,7 +93,7 @@ class WritableOperations(VaultwayOperations):
         self._writing = Bridge(WRITERS, bridge.activity)
         self._files: HandleTable[WritableFile] = HandleTable(FIRST_HANDLE)
         self._lists: HandleTable[int] = HandleTable(FIRST_HANDLE)
-        DirectHandlers(self._trees, self._files).install(
+        DirectHandlers(self._trees, self._files, reader.read_now).install(
             bridge.activity, with_xattrs=self.enable_acl
         )
 

@@ -64,3 +64,26 @@ class TestAnswers:
             call(file, offset)
         assert caught.value.errno == number
         assert call(file, 0) == 1000 * os.SEEK_HOLE
+
+
+def read(file: Path, block: int, size: int) -> bytes:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        return os.pread(descriptor, size, block * 4096)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("size", [1, 4096, 1 << 19], ids=["a byte", "a block", "much"])
+class TestReads:
+    def test_at_once(self, file: Path, size: int) -> None:
+        assert read(file, 0, size) == b"d" * size
+
+    def test_later(self, file: Path, size: int) -> None:
+        assert set(read(file, 1, size)) == {ord("p")}
+
+    @pytest.mark.parametrize(("block", "number"), [(3, errno.EIO), (4, errno.ENOSPC)])
+    def test_errors(self, file: Path, size: int, block: int, number: int) -> None:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            read(file, block, size)
+        assert read(file, 0, size) == b"d" * size

@@ -1,9 +1,10 @@
-"""A file system of one file, `f`, that answers lseek and fallocate in every way a handler can.
+"""A file system of one file, `f`, that answers some requests in every way a handler can.
 
 usage: one_file.py MOUNTPOINT
 
-The handlers go by the offset: at 0 the answer comes at once, at 1 later, at 2 never, at 3 the
-handler fails, at 4 it is ENOSPC.
+The handlers for lseek and fallocate go by the offset: at 0 the answer comes at once, at 1 later, at
+2 never, at 3 the handler fails, at 4 it is ENOSPC. Reads likewise, by blocks of 4 KiB: what comes
+at once is a `d` in each byte, what comes later (at 1 and 2) is pyfuse3's, `p`.
 """
 
 import errno
@@ -14,12 +15,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from fsgateway import extra_handlers  # isort: skip - before pyfuse3
-
 import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, InodeT, ModeT
 
-FILE, SIZE = InodeT(2), 1 << 20
+from fsgateway.waiting import Activity
+
+FILE, SIZE, BLOCK = InodeT(2), 1 << 20, 4096
 nursery: Any = None
 
 
@@ -37,7 +39,10 @@ class OneFile(pyfuse3.Operations):
         return await self.getattr(FILE)
 
     async def open(self, inode: InodeT, flags: int, ctx: object) -> FileInfo:
-        return FileInfo(fh=pyfuse3.FileHandleT(77))
+        return FileInfo(fh=pyfuse3.FileHandleT(77), direct_io=True)
+
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        return b"p" * size
 
 
 def answer(request: Any, offset: int, reply: Any) -> None:
@@ -67,6 +72,18 @@ def fallocate(request: Any, inode: int, handle: int, mode: int, offset: int, len
     answer(request, offset, lambda: request.reply_error(0 if right else errno.EINVAL))
 
 
+def read(handle: int, offset: int, size: int) -> bytes | int | None:
+    assert handle == 77
+    match offset // BLOCK:
+        case 0:
+            return b"d" * size
+        case 3:
+            raise ValueError("injected")
+        case 4:
+            return errno.ENOSPC
+    return None
+
+
 async def main() -> None:
     global nursery
     async with trio.open_nursery() as nursery:
@@ -76,6 +93,7 @@ async def main() -> None:
 
 extra_handlers.set_handler("lseek", lseek)
 extra_handlers.set_handler("fallocate", fallocate)
+extra_handlers.set_direct_handlers({"read": read}, lambda _: errno.EIO, set(), Activity(), (0, 0))
 pyfuse3.init(OneFile(), sys.argv[1], {"fsname=one-file"})
 try:
     trio.run(main)

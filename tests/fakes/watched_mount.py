@@ -42,7 +42,7 @@ def watched(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO)
-    for name in ("read", "read_range", "map"):
+    for name in ("read", "read_into", "read_range", "map"):
         setattr(LocalBackend, name, watched(getattr(LocalBackend, name)))
     request = MountRequest(str(REPOSITORY), MOUNTPOINT, parse_options(OPTIONS))
     memory = request.options.repository.get("memory")

@@ -31,7 +31,7 @@ class Mount:
         self.tree = tree
         self.trees = HeadTrees(None)  # type: ignore[arg-type] - nobody is presented here
         self.files: HandleTable[WritableFile] = HandleTable(FIRST_HANDLE)
-        self.direct = DirectHandlers(self.trees, self.files)
+        self.direct = DirectHandlers(self.trees, self.files, lambda *asked: repr(asked).encode())
         self.root = self.trees.root(tree)
 
     def create(self, name: bytes = b"f") -> tuple[int, int, int]:
@@ -110,6 +110,13 @@ def test_a_default_acl_stands_in_for_the_umask_and_nothing_is_collected(mount: M
     inode, _, room = mount.create()
     assert mount.tree.getattr(inode & (1 << 46) - 1).mode == 0o100664
     assert room == 0
+
+
+def test_each_file_is_read_by_those_who_opened_it(mount: Mount) -> None:
+    _, handle, _ = mount.create()
+    mount.direct.write(handle, 0, b"abc")
+    assert mount.direct.read(handle, 1, 9) == b"bc"
+    assert mount.direct.read(7, 1, 9) == b"(7, 1, 9)"
 
 
 def test_what_has_to_wait_is_not_done(mount: Mount) -> None:

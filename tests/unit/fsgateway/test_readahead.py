@@ -29,6 +29,9 @@ class Chunks:
         self.reads: list[int] = []
         self.reader, self.passed_by = self, list[int]()
         self.lock = threading.Lock()
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.are_read = threading.Semaphore(0)
 
     def __len__(self) -> int:
         return self.count
@@ -51,6 +54,8 @@ class Chunks:
     def read(self, offset: int, size: int) -> bytes:
         with self.lock:
             self.reads.append(offset // CHUNK)
+        self.may_go_on.wait(10)
+        self.are_read.release()
         if offset // CHUNK == self.bad:
             raise ChunkMissing("gone")
         self.cached.add(offset // CHUNK)
@@ -62,14 +67,16 @@ class Chunks:
 
 
 def run(main: Any, cache_bytes: int = 1 << 30, parallelism: int = 1, threads: int = 2) -> None:
+    """Run `main(loader)`, and all that it wanted to be read ahead."""
     backend = MemoryBackend()
     backend.parallelism = parallelism
 
     async def with_loader() -> None:
         async with trio.open_nursery() as nursery:
-            loader = Loader(Bridge(4), Bridge(threads), cache_bytes, backend)
+            loader = Loader(Bridge(4), threads, cache_bytes, backend)
             loader.start_soon = nursery.start_soon
             await main(loader)
+            await trio.to_thread.run_sync(loader.threads.shutdown)
 
     trio.run(with_loader)
 
@@ -82,6 +89,73 @@ def test_the_nearest_comes_first() -> None:
 
     run(main, threads=1)
     assert chunks.reads == [1, 2, 3]
+
+
+def test_it_goes_on_while_the_event_loop_is_busy() -> None:
+    chunks = Chunks(8)
+
+    async def main(loader: Loader) -> None:
+        loader.follow(chunks.stream, Way(0), 0, MIB)
+        for _ in range(3):
+            assert chunks.are_read.acquire(timeout=10)
+
+    run(main, threads=1)
+
+
+def test_it_is_nothing_that_the_scheduler_has_to_be_there_for_until_somebody_waits() -> None:
+    chunks = Chunks(2)
+    chunks.may_go_on.clear()
+
+    async def main(loader: Loader) -> None:
+        activity = loader.bridge.activity
+        loader.follow(chunks.stream, Way(0), 0, MIB)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not activity.count
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(loader.fill, chunks.stream, CHUNK, MIB)
+            await trio.testing.wait_all_tasks_blocked()
+            assert activity.count == 1
+            chunks.may_go_on.set()
+        assert not activity.count
+
+    run(main)
+    assert chunks.reads == [1]
+
+
+def test_who_waits_for_what_is_read_ahead_is_told_of_its_error() -> None:
+    chunks = Chunks(2, bad=1)
+    chunks.may_go_on.clear()
+
+    async def main(loader: Loader) -> None:
+        loader.follow(chunks.stream, Way(0), 0, MIB)
+        while not chunks.reads:
+            await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, loader)
+            await trio.testing.wait_all_tasks_blocked()
+            chunks.may_go_on.set()
+
+    async def wait(loader: Loader) -> None:
+        with pytest.raises(ChunkMissing):
+            await loader.fill(chunks.stream, CHUNK, 1)
+
+    run(main)
+    assert chunks.reads == [1]
+
+
+def test_at_the_end_what_is_only_wanted_is_left() -> None:
+    chunks = Chunks(8)
+    chunks.may_go_on.clear()
+
+    async def main(loader: Loader) -> None:
+        loader.follow(chunks.stream, Way(0), 0, MIB)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(loader.close)
+            await trio.testing.wait_all_tasks_blocked()
+            chunks.may_go_on.set()
+
+    run(main, threads=1)
+    assert len(chunks.reads) <= 1
 
 
 def test_many_waiters_one_decode() -> None:
@@ -125,7 +199,6 @@ def test_a_sequential_reader_is_read_ahead_of() -> None:
         for position in range(0, MIB, 128 * 1024):
             if position + 128 * 1024 > way.mark:
                 loader.follow(chunks.stream, way, position, 128 * 1024)
-        await trio.testing.wait_all_tasks_blocked()
 
     run(main)
     assert sorted(chunks.reads) == [1, 2, 3]
@@ -165,7 +238,6 @@ def test_what_comes_behind_a_run_of_one_chunk_is_read_ahead() -> None:
 
     async def main(loader: Loader) -> None:
         loader.follow(chunks.stream, way, 0, MIB)
-        await trio.testing.wait_all_tasks_blocked()
 
     run(main)
     assert sorted(chunks.reads) == [6, 7, 8]
