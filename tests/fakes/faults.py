@@ -126,7 +126,7 @@ ERRORS: dict[Fault | None, Callable[[str], StoreError]] = {
 }
 AFTER = frozenset((Fault.FAILURE_AFTER, Fault.LOST_ANSWER))
 SPOILED = frozenset((Fault.HALF_BODY, Fault.FLIPPED_BIT))
-READS = frozenset(("read", "read_range", "map"))
+READS = frozenset(("read", "read_into", "read_range", "map"))
 """The calls that give bytes, to which those happen; on others they do nothing."""
 
 Plan = Callable[[int, str], Fault | None]

@@ -56,11 +56,17 @@ def test_quiet_time_saves_no_more_than_a_burst() -> None:
     assert clock.waits == [1.0]
 
 
-@pytest.mark.parametrize("read", ["read", "map", "read_range"])
+READ_ARGUMENTS: dict[str, tuple[object, ...]] = {
+    "read_into": (memoryview(bytearray(9999)),),
+    "read_range": (0, 9999),
+}
+
+
+@pytest.mark.parametrize("read", ["read", "read_into", "map", "read_range"])
 def test_a_read_is_paid_by_the_one_after_it(read: str) -> None:
     limit, clock = limited(read_bytes_s=100, burst_bytes=1000)
     limit.write("a", (bytes(1500),))
-    arguments = (0, 9999) if read == "read_range" else ()
+    arguments = READ_ARGUMENTS.get(read, ())
     assert len(getattr(limit, read)("a", *arguments)) == 1500
     assert clock.waits == []
     getattr(limit, read)("a", *arguments)
@@ -109,6 +115,7 @@ def test_a_temporary_file_is_paid_when_it_gets_its_name() -> None:
 CALLS: dict[str, Callable[[Limit], object]] = {
     "status": lambda limit: limit.status(),
     "read": lambda limit: limit.read("a"),
+    "read_into": lambda limit: limit.read_into("a", memoryview(bytearray(9))),
     "read_range": lambda limit: limit.read_range("a", 0, 1),
     "map": lambda limit: limit.map("a"),
     "write": lambda limit: limit.write("b", (b"",)),
