@@ -5,7 +5,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from mmap import PAGESIZE
 from typing import NamedTuple
 
 from store.backends.base import Backend
@@ -88,7 +87,7 @@ class ChunkCache:
         """`prefetchers`: threads that load ahead."""
         self.budget_bytes = budget_bytes
         self.prefetchers = prefetchers
-        self.rooms, self.raw_rooms = Rooms(), Rooms(PAGESIZE)  # for decoded chunks, and as stored
+        self.rooms, self.raw_rooms = Rooms(), Rooms()  # of decoded chunks, and as they are stored
         self._entries: OrderedDict[bytes, Cached] = OrderedDict()
         self._passed: OrderedDict[bytes, Cached] = OrderedDict()
         self._gone: OrderedDict[bytes, None] = OrderedDict()  # passed, and let go
@@ -357,7 +356,7 @@ class ChunkReader:
 
     def _decode(self, raw: Buffer, digest: Digest, size: int) -> bytes | memoryview:
         with turn_for(self.backend):
-            target = self._cache.rooms.take(size + CIPHER_SLACK) if size <= MAX_CHUNK_SIZE else None
+            target = self._cache.rooms.take(size, CIPHER_SLACK) if size <= MAX_CHUNK_SIZE else None
             return decode_chunk(
                 raw, self.key, digest, size, encrypted=self.encrypted, target=target
             )

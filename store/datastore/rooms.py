@@ -14,8 +14,7 @@ HUGE_PAGE = 2 << 20
 LEAST = HUGE_PAGE // 2
 """Bytes. What is smaller is not worth one."""
 LARGEST = MAX_CHUNK_SIZE + PAGESIZE
-"""The last page is for what a chunk needs beside its content, a header on disk or some slack for
-the cipher, and does not count."""
+"""A chunk's content, and what it may need beside: a header on disk, or slack for the cipher."""
 MOST_FREE = 32 << 20
 """Bytes. Chunks of trees have many sizes: with fewer there would seldom be one that fits."""
 ALONE = 2
@@ -34,21 +33,23 @@ class Rooms:
     A room is filled and read through memoryviews. It is used again only when none of them is left.
     """
 
-    def __init__(self, page: int = HUGE_PAGE) -> None:
-        """`page`: of what size the memory is, PAGESIZE or HUGE_PAGE bytes."""
-        self._page = page
+    def __init__(self) -> None:
         self._free: list[Room] = []
 
     def __len__(self) -> int:
         return len(self._free)
 
-    def take(self, size: int) -> memoryview | None:
-        """`size` bytes to fill; None for so few that ordinary memory will do."""
+    def take(self, size: int, slack: int = 0) -> memoryview | None:
+        """`size` bytes to fill, and `slack` behind them to be left alone.
+
+        None for so few that ordinary memory will do.
+        """
         if size < LEAST:
             return None
-        room = self._take_free(size) or self._new()
-        room.touched = max(room.touched, -(-(size - PAGESIZE) // self._page) * self._page)
-        return memoryview(room)[:size]
+        whole = -(-size // HUGE_PAGE) * HUGE_PAGE
+        room = self._take_free(whole) or _new()
+        room.touched = max(room.touched, whole)
+        return memoryview(room)[: size + slack]
 
     @contextmanager
     def lent(self, size: int) -> Iterator[memoryview | None]:
@@ -62,21 +63,14 @@ class Rooms:
                 view.release()
             self.give_back(left)
 
-    def _new(self) -> Room:
-        room = Room(-1, LARGEST, MAP_PRIVATE | MAP_ANONYMOUS)
-        if self._page == HUGE_PAGE:
-            with suppress(OSError):  # a kernel without them
-                room.madvise(MADV_HUGEPAGE)
-        return room
-
-    def _take_free(self, size: int) -> Room | None:
+    def _take_free(self, whole: int) -> Room | None:
         """One that has so much memory and not too much more, or the one that lacks least.
 
         Of equals the latest: the processor's caches may still have it.
         """
         free = self._free[::-1]
-        enough = (room for room in free if size <= room.touched + PAGESIZE <= 2 * size)
-        less = (room for room in free if room.touched + PAGESIZE < size)
+        enough = (room for room in free if whole <= room.touched <= 2 * whole)
+        less = (room for room in free if room.touched < whole)
         by_size = sorted(enough, key=_touched) + sorted(less, key=_touched, reverse=True)
         for room in by_size:
             try:
@@ -97,6 +91,13 @@ class Rooms:
     def clear(self) -> None:
         """Let go of the free ones."""
         self._free.clear()
+
+
+def _new() -> Room:
+    room = Room(-1, LARGEST, MAP_PRIVATE | MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without them
+        room.madvise(MADV_HUGEPAGE)
+    return room
 
 
 def _touched(room: Room) -> int:

@@ -2,8 +2,6 @@
 
 from mmap import PAGESIZE
 
-import pytest
-
 from store.datastore.rooms import HUGE_PAGE, LEAST, MOST_FREE, Rooms, room_of
 
 MIB = 1 << 20
@@ -15,8 +13,8 @@ def give_back(rooms: Rooms, views: list[memoryview]) -> None:
     rooms.give_back(left)
 
 
-def taken(rooms: Rooms, size: int, slack: int = 15) -> memoryview:
-    view = rooms.take(size + slack)
+def taken(rooms: Rooms, size: int, slack: int = 0) -> memoryview:
+    view = rooms.take(size, slack)
     assert view is not None
     assert len(view) == size + slack
     return view
@@ -55,16 +53,15 @@ def test_not_while_a_part_of_it_is_looked_at() -> None:
     assert bytes(part) == bytes(10)
 
 
-@pytest.mark.parametrize("page", [PAGESIZE, HUGE_PAGE])
-def test_it_counts_whole_pages_but_not_the_last(page: int) -> None:
-    for size, pages in ((4 * MIB, 4 * MIB // page), (16 * MIB, 16 * MIB // page)):
-        for slack in (1, 44, PAGESIZE):
-            assert touched(taken(Rooms(page), size, slack)) == pages * page
-    assert touched(taken(Rooms(page), 4 * MIB, PAGESIZE + 1)) == 4 * MIB + page
+def test_it_counts_huge_pages_and_no_slack() -> None:
+    for size, pages in ((1, 1), (2, 1), (3, 2), (4, 2), (16, 8)):
+        for slack in (0, 15, PAGESIZE):
+            assert touched(taken(Rooms(), size * MIB, slack)) == pages * HUGE_PAGE
+    assert touched(taken(Rooms(), 4 * MIB + 44)) == 6 * MIB
 
 
 def test_one_that_is_much_too_large_is_left() -> None:
-    rooms = Rooms(PAGESIZE)
+    rooms = Rooms()
     give_back(rooms, [taken(rooms, 10 * MIB)])
     assert touched(taken(rooms, 4 * MIB)) == 4 * MIB
     assert len(rooms) == 1
@@ -73,10 +70,10 @@ def test_one_that_is_much_too_large_is_left() -> None:
 
 
 def test_one_that_is_too_small_grows() -> None:
-    rooms = Rooms(PAGESIZE)
-    give_back(rooms, [taken(rooms, size * MIB) for size in (1, 2, 3)])
+    rooms = Rooms()
+    give_back(rooms, [taken(rooms, size * MIB) for size in (2, 4, 6)])
     assert touched(taken(rooms, 16 * MIB)) == 16 * MIB
-    assert touched(taken(rooms, 2 * MIB)) == 2 * MIB
+    assert touched(taken(rooms, 4 * MIB)) == 4 * MIB
     assert len(rooms) == 1
 
 
@@ -87,10 +84,10 @@ def test_only_a_few_are_kept() -> None:
 
 
 def test_the_smallest_that_fits_is_taken() -> None:
-    rooms = Rooms(PAGESIZE)
-    give_back(rooms, [taken(rooms, size * MIB) for size in (4, 3, 5)])
-    for size in (3, 4, 5):
-        assert touched(taken(rooms, 3 * MIB)) == size * MIB
+    rooms = Rooms()
+    give_back(rooms, [taken(rooms, size * MIB) for size in (6, 4, 8)])
+    for size in (4, 6, 8):
+        assert touched(taken(rooms, 4 * MIB)) == size * MIB
     assert len(rooms) == 0
 
 
