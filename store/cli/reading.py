@@ -1,6 +1,6 @@
 """Opening snapshots for the commands that read them."""
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -37,12 +37,12 @@ class Reading:
         """The snapshot of a name; `type/id` is the newest."""
         return self.datastore.resolve_snapshot(self.namespace, name)
 
-    def reader(self, snapshot: "Snapshot") -> "SnapshotReader":
-        """Open a snapshot, which the caller has locked."""
+    def reader(self, snapshot: "Snapshot", manifest: "Manifest | None" = None) -> "SnapshotReader":
+        """Open a snapshot, which the caller has locked; `manifest`: if it was read already."""
         from store.datastore.archives import SnapshotReader
 
         explicit = self._args.keyfile is not None or self._args.keyfd is not None
-        manifest = self.datastore.read_manifest(self.namespace, snapshot)
+        manifest = manifest or self.datastore.read_manifest(self.namespace, snapshot)
         key = self._key if explicit or _has_key(manifest) else None
         return SnapshotReader(
             self.datastore, self.namespace, snapshot, key, self._cache, manifest=manifest
@@ -54,11 +54,26 @@ class Reading:
         from store.cli.disks import disk_opener
         from store.operations.browse.contents import SnapshotContents
 
-        with (
-            self.datastore.lock_snapshot_shared(self.namespace, snapshot),
-            disk_opener(self._args) as open_disk,
-        ):
-            yield SnapshotContents(self.reader(snapshot), open_disk)
+        with ExitStack() as held, disk_opener(self._args) as open_disk:
+            manifest = self._lock(snapshot, held)
+            yield SnapshotContents(self.reader(snapshot, manifest), open_disk)
+
+    def _lock(self, snapshot: "Snapshot", held: ExitStack) -> "Manifest":
+        """Lock a snapshot and read its manifest, at once: far away each takes a while.
+
+        What was read before the lock was had is as good: who removes a snapshot leaves its chunks
+        for a day.
+        """
+        from store.datastore.workers import at_once
+
+        manifests: list[Manifest] = []
+        lock = self.datastore.lock_snapshot_shared(self.namespace, snapshot)
+        at_once(
+            self.datastore.backend,
+            lambda: held.enter_context(lock),
+            lambda: manifests.append(self.datastore.read_manifest(self.namespace, snapshot)),
+        )
+        return manifests[0]
 
     @cached_property
     def _key(self) -> "CryptConfig | None":
