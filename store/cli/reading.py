@@ -66,12 +66,12 @@ class Reading:
         """
         from store.datastore.workers import at_once
 
+        datastore, namespace = self.datastore, self.namespace
         manifests: list[Manifest] = []
-        lock = self.datastore.lock_snapshot_shared(self.namespace, snapshot)
         at_once(
-            self.datastore.backend,
-            lambda: held.enter_context(lock),
-            lambda: manifests.append(self.datastore.read_manifest(self.namespace, snapshot)),
+            datastore.backend,
+            lambda: held.enter_context(datastore.lock_snapshot_shared(namespace, snapshot)),
+            lambda: manifests.append(datastore.read_manifest(namespace, snapshot)),
         )
         return manifests[0]
 
