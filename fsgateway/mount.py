@@ -106,7 +106,7 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
         pyfuse3.init(operations, str(request.mountpoint), options)
     try:
         with short_waits(activity):
-            trio.run(_run, request.mountpoint, loader, view, on_ready, operations)
+            trio.run(_run, request.mountpoint, loader, view, on_ready, operations, activity)
     finally:
         pyfuse3.close(unmount=True)
         if heads is not None:
@@ -136,16 +136,18 @@ async def _run(
     view: View,
     on_ready: Callable[[], None],
     operations: VaultwayOperations,
+    activity: Activity,
 ) -> None:
     async with trio.open_nursery() as nursery:
-        loader.start_soon = nursery.start_soon
+        loader.start_soon = activity.starting(nursery.start_soon)
         nursery.start_soon(_stop_on_signals, mountpoint, view)
         nursery.start_soon(_announce, mountpoint, on_ready)
         # Who waits for an answer of ours is waited for, as pyfuse3 does for its own.
         async with trio.open_nursery() as answering:
-            operations.entries.start_soon = answering.start_soon
+            start_soon = activity.starting(answering.start_soon)
+            operations.entries.start_soon = start_soon
             if isinstance(operations, WritableOperations):
-                operations.start_soon = answering.start_soon
+                operations.start_soon = start_soon
                 operations.begin()
                 nursery.start_soon(operations.seal_idle_heads)
             await pyfuse3.main()

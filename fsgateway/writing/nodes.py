@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fsgateway.attributes import Facts
+from fsgateway.attributes import CHANGING_S, Facts
 from fsgateway.tree import Directory, GroupNode, Node
 from fsgateway.writing.files import ImageFile, WritableFile
 from fsgateway.writing.open_heads import MountedHead, OpenHeads
@@ -30,7 +30,7 @@ class CurrentNode(Directory):
 
     def facts(self) -> Facts:
         """Without looking into it: a look from outside opens no head."""
-        return Facts(OPEN_DIRECTORY, mtime_ns=self.view.started_ns, timeout_s=0)
+        return Facts(OPEN_DIRECTORY, mtime_ns=self.view.started_ns, timeout_s=CHANGING_S)
 
     def mounted(self) -> MountedHead:
         """Its head, opened now if it is not. Raises as `OpenHeads.get`."""

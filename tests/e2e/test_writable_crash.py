@@ -28,10 +28,13 @@ def mount() -> Iterator[WritableMount]:
         yield made
 
 
+Acknowledged = dict[str, tuple[int, int] | None]
+
+
 def work_until_killed(
-    mount: WritableMount, seed: int, delay_s: float, *, sealing: bool
-) -> dict[str, tuple[int, int] | None]:
-    """What was acknowledged of each file; one that was under way is left out."""
+    mount: WritableMount, acknowledged: Acknowledged, seed: int, delay_s: float, *, sealing: bool
+) -> None:
+    """Adds what was acknowledged of each file; one that was under way is taken out."""
     worker = subprocess.Popen(
         [sys.executable, "-m", "tests.fakes.fsync_worker", mount.tree, str(seed)],
         stdout=subprocess.PIPE, text=True,
@@ -49,14 +52,12 @@ def work_until_killed(
     told, _ = worker.communicate(timeout=60)
     if sealer is not None:
         sealer.wait(timeout=60)
-    acknowledged: dict[str, tuple[int, int] | None] = {}
     for line in told.splitlines():
         name, number, size = json.loads(line)
         if number == "begin":
             acknowledged.pop(name, None)
         else:
             acknowledged[name] = None if number is None else (number, size)
-    return acknowledged
 
 
 SEAL = """
@@ -68,7 +69,7 @@ sys.exit(main())
 """
 
 
-def check(tree: Path, acknowledged: dict[str, tuple[int, int] | None]) -> None:
+def check(tree: Path, acknowledged: Acknowledged) -> None:
     for name, what in acknowledged.items():
         path = tree / name
         if what is None:
@@ -78,18 +79,19 @@ def check(tree: Path, acknowledged: dict[str, tuple[int, int] | None]) -> None:
 
 
 def test_what_was_fsynced_is_there(mount: WritableMount, pytestconfig: pytest.Config) -> None:
-    """Eight kills, some while a seal runs; 200 with --all. Mounting takes under five seconds."""
+    """Eight kills, some while a seal runs; 200 with --all. None may lose what others left."""
     chance = random.Random(11)
-    found: dict[str, tuple[int, int] | None] = {}
+    acknowledged: Acknowledged = {}
     for number in range(200 if pytestconfig.getoption("--all") else 8):
         sealing = number % 3 == 2
-        found = work_until_killed(mount, number * 10_000, chance.uniform(0.2, 1.2), sealing=sealing)
+        delay_s = chance.uniform(0.2, 1.2)
+        work_until_killed(mount, acknowledged, number * 10_000, delay_s, sealing=sealing)
         began = time.monotonic()
         mount.up()
         first = mount.tree.stat()
         assert first.st_nlink >= 1
         assert time.monotonic() - began < 20  # a busy machine; alone it is under one
-        check(mount.tree, found)
+        check(mount.tree, acknowledged)
     snapshot = mount.seal()
-    check(snapshot / "root.pxar", found)
+    check(snapshot / "root.pxar", acknowledged)
     assert "Traceback" not in mount.log

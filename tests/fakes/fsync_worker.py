@@ -1,7 +1,8 @@
 """Writes files through a mount until it is killed, and says of each when it is durable.
 
-`python -m tests.fakes.fsync_worker DIRECTORY SEED` prints a line of JSON after each fsync: a file's
-name and the seed of its content and its size, or the name of one that is gone.
+`python -m tests.fakes.fsync_worker DIRECTORY SEED` prints a line of JSON before it touches a file,
+with "begin", and after each fsync: a file's name and the seed of its content and its size, or null
+when it is gone.
 """
 
 import json
@@ -25,11 +26,11 @@ def main() -> None:
             number += 1
             name = f"f{chance.randrange(40)}"
             size = chance.choice((0, 10, 4096, 100_000, 700_000))
+            print(json.dumps([name, "begin", 0]), flush=True)
             if chance.random() < 0.15:
                 _remove(directory, name)
                 print(json.dumps([name, None, 0]), flush=True)
                 continue
-            print(json.dumps([name, "begin", 0]), flush=True)
             _write(f"{directory}/{name}", content(number, size), by_rename=chance.random() < 0.5)
             print(json.dumps([name, number, size]), flush=True)
 

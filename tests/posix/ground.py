@@ -1,5 +1,6 @@
 """A place where calls are tried: things made there, who calls, and what is there afterwards."""
 
+import hashlib
 import os
 import shutil
 import stat
@@ -12,6 +13,7 @@ from typing import Any
 LONGEST = b"n" * 255
 DEEP = b"/".join([b"d" * 200] * 19)
 USER, OTHER = 65533, 65532
+SHOWN = 64
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,11 @@ KINDS = (
 )  # fmt: skip
 
 
-def picture(directory: bytes) -> list[Any]:
-    """What is below a directory, without times and what each file system has its own way."""
+def picture(directory: bytes, most: int = SHOWN) -> list[Any]:
+    """What is below a directory, without times and what each file system has its own way.
+
+    Of each file so many bytes are looked at; what is too long to show is told as its digest.
+    """
     found: list[Any] = []
     for path, directories, files in os.walk(directory):
         directories.sort()
@@ -125,8 +130,7 @@ def picture(directory: bytes) -> list[Any]:
             is_directory = stat.S_ISDIR(info.st_mode)
             content = None
             if stat.S_ISREG(info.st_mode):
-                with Path(os.fsdecode(where)).open("rb") as file:
-                    content = file.read(64).decode("latin-1")
+                content = _content(where, most)
             elif stat.S_ISLNK(info.st_mode):
                 content = os.readlink(where).decode()
             counted = (0, 0) if is_directory else (info.st_nlink, info.st_size)
@@ -135,6 +139,12 @@ def picture(directory: bytes) -> list[Any]:
                 info.st_gid, info.st_rdev, *counted, content, _xattrs(where),
             ])  # fmt: skip
     return found
+
+
+def _content(path: bytes, most: int) -> str:
+    with Path(os.fsdecode(path)).open("rb") as file:
+        data = file.read(most)
+    return data.decode("latin-1") if len(data) <= SHOWN else hashlib.sha256(data).hexdigest()
 
 
 def _xattrs(path: bytes) -> dict[str, str]:

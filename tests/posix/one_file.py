@@ -3,43 +3,68 @@
 import mmap
 import os
 import random
+from collections import deque
 from pathlib import Path
 
 from tests.posix import calls
 
 MOST = 256 * 1024
+MODES = ("mapped", "direct", "synchronous", "reopened", "image")
+"""Through the page cache and maps; with a second descriptor that goes past them; each write durable
+when it returns; closed and opened again all the time; an image, which the kernel never keeps."""
+
+ONLY_IN = {
+    "do_direct_read": "direct", "do_direct_write": "direct",
+    "do_reopen": "reopened", "do_grow": "image",
+}  # fmt: skip
+NOT_OF_IMAGES = ("do_map", "do_truncate")
+RARE = {"do_sync": 0.05, "do_collapse": 0.1}
 
 
 class OneFile:
     """A file and its model. Raises AssertionError where they differ."""
 
-    def __init__(self, path: Path, seed: int, *, direct: bool = False) -> None:
+    def __init__(self, path: Path, seed: int, mode: str = "mapped") -> None:
         self._random = random.Random(seed)
-        self._path = path
+        self._path, self._mode = path, mode
         self._truth = bytearray()
-        self._done: list[str] = []
+        self._done: deque[str] = deque(maxlen=30)
         self._flags = os.O_RDWR | os.O_CREAT
-        self._descriptor = os.open(path, self._flags)
-        self._direct = os.open(path, self._flags | os.O_DIRECT) if direct else None
+        if mode == "synchronous":
+            self._flags |= os.O_DSYNC
+        self._open()
+
+    def _open(self) -> None:
+        self._descriptor = os.open(self._path, self._flags)
+        is_direct = self._mode == "direct"
+        self._direct = os.open(self._path, self._flags | os.O_DIRECT) if is_direct else -1
 
     def steps(self, count: int) -> None:
-        """Take so many."""
-        kinds = [getattr(self, name) for name in dir(self) if name.startswith("do_")]
-        for _ in range(count):
-            kind = self._random.choice(kinds)
-            self._done.append(kind.__name__)
-            kind()
+        """Take so many: each is one call at least."""
+        kinds = [name for name in dir(self) if name.startswith("do_") and self._has(name)]
+        weights = [RARE.get(name, 1) for name in kinds]
+        for name in self._random.choices(kinds, weights, k=count):
+            self._done.append(name)
+            getattr(self, name)()
+
+    def _has(self, kind: str) -> bool:
+        is_image = self._mode == "image"
+        return ONLY_IN.get(kind, self._mode) == self._mode and not (
+            is_image and kind in NOT_OF_IMAGES
+        )
 
     def close(self) -> None:
         self.check()
+        self._close()
+
+    def _close(self) -> None:
         os.close(self._descriptor)
-        if self._direct is not None:
+        if self._direct >= 0:
             os.close(self._direct)
 
     def reopen(self) -> None:
         """After a seal, a remount."""
-        self._descriptor = os.open(self._path, self._flags)
-        self._direct = None
+        self._open()
         self.check()
 
     def check(self) -> None:
@@ -50,7 +75,7 @@ class OneFile:
         if found != truth:
             pairs = zip(found, truth, strict=False)
             first = next((n for n, (a, b) in enumerate(pairs) if a != b), "the end")
-            raise AssertionError(f"{len(found)}/{len(truth)} from {first}: {self._done[-30:]}")
+            raise AssertionError(f"{len(found)}/{len(truth)} from {first}: {[*self._done]}")
 
     def _range(self) -> tuple[int, int]:
         start = self._random.randrange(MOST)
@@ -82,10 +107,26 @@ class OneFile:
         del self._truth[size:]
         self._grow(size)
 
+    def do_grow(self) -> None:
+        """What an image does instead: it does not shrink."""
+        size = self._random.randrange(MOST)
+        if size < len(self._truth):
+            assert calls.outcome(os.ftruncate, self._descriptor, size) == "EINVAL"
+        else:
+            os.ftruncate(self._descriptor, size)
+            self._grow(size)
+
+    def do_reopen(self) -> None:
+        self._close()
+        self._open()
+
     def do_map(self) -> None:
-        start, size = self._range()
-        if start + size > len(self._truth):
+        if not self._truth:
+            self.do_truncate()
             return
+        start, size = self._range()
+        start %= len(self._truth)
+        size = min(size, len(self._truth) - start)
         data = self._random.randbytes(size)
         with mmap.mmap(self._descriptor, len(self._truth)) as shared:
             self._same(shared[start : start + size], self._truth[start : start + size])
@@ -124,32 +165,29 @@ class OneFile:
     def do_copy(self) -> None:
         start, size = self._range()
         target = self._random.randrange(MOST)
-        size = min(size, max(0, len(self._truth) - start), MOST - target)
-        if start < target + size and target < start + size:
+        size = min(size, MOST - target)
+        arguments = (self._descriptor, self._descriptor, size, start, target)
+        left = min(size, max(0, len(self._truth) - start))
+        if start < target + left and target < start + left:
+            assert calls.outcome(os.copy_file_range, *arguments) == "EINVAL"
             return
-        copied = size and os.copy_file_range(
-            self._descriptor, self._descriptor, size, start, target
-        )
+        copied = os.copy_file_range(*arguments)
+        assert bool(copied) == bool(left)
         data = self._truth[start : start + copied]
         if copied:
             self._grow(target)
         self._truth[target : target + copied] = data
 
     def do_sync(self) -> None:
-        if self._random.random() < 0.05:
-            os.fsync(self._descriptor)
+        os.fsync(self._descriptor)
 
     def do_direct_read(self) -> None:
-        if self._direct is None:
-            return
         start = self._random.randrange(0, MOST, 4096)
         buffer = mmap.mmap(-1, 16384)
         found = os.preadv(self._direct, [buffer], start)
         self._same(buffer[:found], self._truth[start : start + 16384])
 
     def do_direct_write(self) -> None:
-        if self._direct is None:
-            return
         start = self._random.randrange(0, MOST, 4096)
         buffer = mmap.mmap(-1, 8192)
         buffer[:] = data = self._random.randbytes(8192)

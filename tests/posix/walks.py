@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from tests.posix import calls
 from tests.posix.calls import outcome
 
 NAMES = [b"a", b"b", b"c", b"d", b"n" * 255]
-WHOLE = 40
+TOLD = 40
 
 
 class Walk:
@@ -20,7 +21,7 @@ class Walk:
         self._random = random.Random(seed)
         self._places = [os.fsencode(place) for place in places]
         self._open: list[list[int]] = []
-        self.told: list[Any] = []
+        self._told: deque[Any] = deque(maxlen=TOLD)
 
     def steps(self, count: int) -> None:
         """Take so many steps. Raises AssertionError where the places differ."""
@@ -49,8 +50,8 @@ class Walk:
         return answers
 
     def _compare(self, what: Any, answers: list[Any]) -> None:
-        self.told.append((what, answers[0]))
-        assert all(answer == answers[0] for answer in answers), (what, answers, self.told[-WHOLE:])
+        self._told.append((what, answers[0]))
+        assert all(answer == answers[0] for answer in answers), (what, answers, [*self._told])
 
     # ----- names
 

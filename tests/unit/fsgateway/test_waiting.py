@@ -112,6 +112,26 @@ def test_calls_in_threads_count() -> None:
     trio.run(call)
 
 
+def test_a_task_counts_before_it_begins() -> None:
+    """And no longer when it ends, however it does."""
+    activity, seen = Activity(), []
+
+    async def work(result: int) -> None:
+        await trio.lowlevel.checkpoint()
+        seen.append((activity.count, 1 // result))
+
+    async def main(result: int) -> None:
+        async with trio.open_nursery() as nursery:
+            activity.starting(nursery.start_soon)(work, result)
+            assert activity.count == 1
+
+    trio.run(main, 1)
+    assert (seen, activity.count) == ([(1, 1)], 0)
+    with pytest.raises(ExceptionGroup):
+        trio.run(main, 0)
+    assert activity.count == 0
+
+
 def test_one_at_a_time_and_nobody_is_forgotten() -> None:
     """Many take the lock over and over."""
     holders, taken = [], [0] * 8

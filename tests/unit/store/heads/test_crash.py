@@ -27,7 +27,7 @@ from tests.fakes.heads import move_all
 KEY = CryptConfig(bytes(range(32)))
 SIZE = 6 << 20
 STEPS = 60
-RUNS = int(os.environ.get("HEAD_RUNS", "25"))  # eight times; 125 make a thousand
+RUNS = int(os.environ.get("HEAD_RUNS", "25"))  # four times of each kind; 250 make a thousand
 
 State = dict[bytes, bytes | None]
 Step = tuple[Any, ...]
