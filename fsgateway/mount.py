@@ -108,6 +108,7 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
         with short_waits(activity):
             trio.run(_run, request.mountpoint, loader, view, on_ready, operations, activity)
     finally:
+        loader.stop()
         pyfuse3.close(unmount=True)
         if heads is not None:
             heads.close()

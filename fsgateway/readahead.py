@@ -150,7 +150,10 @@ class Loader:
             is_coming = digest in self._flights or digest in self._wanted
             if not is_coming and stream.peek(index.range(ahead)[0], 1) is None:
                 self._wanted[digest] = stream, ahead
-                self.threads.submit(self._load_next, trio.lowlevel.current_trio_token())
+                try:
+                    self.threads.submit(self._load_next, trio.lowlevel.current_trio_token())
+                except RuntimeError:  # no more threads to be had: it was a hint
+                    del self._wanted[digest]
 
     def _load_next(self, loop: trio.lowlevel.TrioToken) -> None:
         """Load what is wanted ahead of all else: for a thread."""
@@ -168,9 +171,13 @@ class Loader:
             with suppress(trio.RunFinishedError):
                 loop.run_sync_soon(ours.done.set)
 
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
     async def close(self) -> None:
         """Read no more ahead, and wait for what is being read."""
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.stop()
         await self.bridge.run(self.threads.shutdown)
 
 

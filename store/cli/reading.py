@@ -1,6 +1,7 @@
 """Opening snapshots for the commands that read them."""
 
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -64,16 +65,17 @@ class Reading:
         What was read before the lock was had is as good: who removes a snapshot leaves its chunks
         for a day.
         """
-        from store.datastore.workers import at_once
+        from store.datastore.workers import Workers
 
         datastore, namespace = self.datastore, self.namespace
-        manifests: list[Manifest] = []
-        at_once(
-            datastore.backend,
-            lambda: held.enter_context(datastore.lock_snapshot_shared(namespace, snapshot)),
-            lambda: manifests.append(datastore.read_manifest(namespace, snapshot)),
-        )
-        return manifests[0]
+
+        def read() -> "Manifest":
+            return datastore.read_manifest(namespace, snapshot)
+
+        with Workers(datastore.backend, 1, "manifest") as workers:
+            manifest = workers.submit(copy_context().run, read)
+            held.enter_context(datastore.lock_snapshot_shared(namespace, snapshot))
+            return manifest.result()
 
     @cached_property
     def _key(self) -> "CryptConfig | None":

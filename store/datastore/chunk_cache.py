@@ -179,10 +179,16 @@ class ChunkCache:
             self._gone.pop(digest, None)
             self._drop(digest, left)
             while self._used + size > self.budget_bytes:
-                self._drop(next(iter(self._passed or self._entries)), left)
+                self._drop(self._oldest(), left)
             self._entries[digest] = entry
             self._used += size
         self.rooms.give_back(left)
+
+    def _oldest(self) -> bytes:
+        """The chunk that has to go first: one that was passed, or the one not used for longest."""
+        while True:
+            with suppress(RuntimeError):  # a hit has moved another this very moment
+                return next(iter(self._passed or self._entries))
 
     def _drop(self, digest: bytes, left: list[Room]) -> None:
         """Forget a chunk if it is here; its room goes to those that were left."""

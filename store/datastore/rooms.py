@@ -42,12 +42,14 @@ class Rooms:
     def take(self, size: int, slack: int = 0) -> memoryview | None:
         """`size` bytes to fill, and `slack` behind them to be left alone.
 
-        None for so few that ordinary memory will do.
+        None for so few that ordinary memory will do, and where it has to.
         """
         if size < LEAST:
             return None
         whole = -(-size // HUGE_PAGE) * HUGE_PAGE
         room = self._take_free(whole) or _new()
+        if room is None:
+            return None
         room.touched = max(room.touched, whole)
         return memoryview(room)[: size + slack]
 
@@ -93,8 +95,12 @@ class Rooms:
         self._free.clear()
 
 
-def _new() -> Room:
-    room = Room(-1, LARGEST, MAP_PRIVATE | MAP_ANONYMOUS)
+def _new() -> Room | None:
+    """None where addresses are scarce: a limit, or a kernel that promises no more than it has."""
+    try:
+        room = Room(-1, LARGEST, MAP_PRIVATE | MAP_ANONYMOUS)
+    except OSError:
+        return None
     with suppress(OSError):  # a kernel without them
         room.madvise(MADV_HUGEPAGE)
     return room

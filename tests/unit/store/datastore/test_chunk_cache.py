@@ -1,6 +1,7 @@
 """The cache of decoded chunks: its budget, its order, one load for many askers."""
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -101,6 +102,28 @@ def test_what_was_passed_makes_room_first() -> None:
     load_room(cache, 3)
     assert [number for number in range(4) if cache.get(digest(number), None)] == [0, 2, 3]
     assert cache._used_by_passed == 0
+
+
+def test_hits_meanwhile_do_not_disturb_who_makes_room() -> None:
+    """The order of use changes without a lock; a dictionary that is looked through notices."""
+    cache, end = ChunkCache(10 * (1000 + ENTRY_OVERHEAD)), time.monotonic() + 1.5
+
+    def hit() -> None:
+        while time.monotonic() < end:
+            for number in range(40):
+                cache.get(digest(number), None)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        hits = threading.Thread(target=hit)
+        hits.start()
+        while time.monotonic() < end:
+            for number in range(40):
+                assert cache.load(digest(number), None, lambda: bytes(1000)) == bytes(1000)
+        hits.join()
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_room_is_used_again_when_nobody_looks_into_it() -> None:

@@ -1,7 +1,11 @@
 """Memory for chunks that is used again, but never under anybody's eyes."""
 
+import errno
 from mmap import PAGESIZE
 
+import pytest
+
+from store.datastore import rooms as rooms_module
 from store.datastore.rooms import HUGE_PAGE, LEAST, MOST_FREE, Rooms, room_of
 
 MIB = 1 << 20
@@ -75,6 +79,17 @@ def test_one_that_is_too_small_grows() -> None:
     assert touched(taken(rooms, 16 * MIB)) == 16 * MIB
     assert touched(taken(rooms, 4 * MIB)) == 4 * MIB
     assert len(rooms) == 1
+
+
+def test_without_addresses_ordinary_memory_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> rooms_module.Room:
+        raise OSError(errno.ENOMEM, "no")
+
+    rooms = Rooms()
+    give_back(rooms, [taken(rooms, 2 * MIB)])
+    monkeypatch.setattr(rooms_module, "Room", refuse)
+    taken(rooms, 2 * MIB)
+    assert rooms.take(2 * MIB) is None
 
 
 def test_only_a_few_are_kept() -> None:
