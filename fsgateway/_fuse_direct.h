@@ -13,4 +13,7 @@ void add_direct_handlers(struct fuse_lowlevel_ops *ops);
 /* How many requests were taken without pyfuse3 since the last call. */
 PyObject *directly_taken(PyObject *module, PyObject *unused);
 
+/* Another of our handlers has answered the request at hand: the next one is looked for at once, too. */
+void answered_directly(void);
+
 PyObject *set_direct_handlers(PyObject *module, PyObject *arguments);

@@ -7,6 +7,7 @@
  * may keep the listing for as long as it likes.
  */
 #include "_fuse_listing.h"
+#include "_fuse_direct.h"
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -254,6 +255,7 @@ static void send_entries(fuse_req_t req, const Pass *pass, size_t size, off_t po
         tell(pass, count, directories);
         fuse_reply_buf(req, reply, used);
     }
+    answered_directly();
     Py_XDECREF(directories);
     free(reply);
 }
@@ -265,6 +267,7 @@ static void send_open(fuse_req_t req, Pass *pass)
     Py_INCREF(pass);
     if (fuse_reply_open(req, &fi) == -ENOENT) /* who asked is gone, and nobody will close it */
         Py_DECREF(pass);
+    answered_directly();
 }
 
 /* ----- a listing is asked for */
@@ -429,6 +432,7 @@ static void on_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info 
     Py_DECREF((PyObject *)(uintptr_t)fi->fh);
     PyGILState_Release(gil);
     fuse_reply_err(req, 0);
+    answered_directly();
 }
 
 void add_listing_handlers(struct fuse_lowlevel_ops *ops)
