@@ -5,7 +5,8 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -30,6 +31,7 @@ MKFS = {
 }
 
 LUKS2_HEADER, LUKS2_SECTOR = 16 << 20, 4096
+BUSY_S = 20.0
 
 Facts = tuple[str, int, int, int, int, str]
 """Kind and modes, owner, group, size, mtime in ns (0: of a directory), link target or SHA-256."""
@@ -75,12 +77,24 @@ def make_luks2(plain: Path, image: Path, keyfile: Path) -> None:
             target.write(encryptor.update(sector))
 
 
+def _mount(command: Sequence[str | Path]) -> None:
+    """Wait while the image is busy: a copy of our mount namespace may still have it mounted."""
+    end = time.monotonic() + BUSY_S
+    while True:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return
+        assert "busy" in done.stderr, done.stderr
+        assert time.monotonic() < end, done.stderr
+        time.sleep(0.1)
+
+
 @contextmanager
 def loop_mounted(image: Path, mountpoint: Path, options: str = "") -> Iterator[Path]:
     """The kernel's own mount of an image, for a while."""
     mountpoint.mkdir(exist_ok=True)
     given = ",".join(("loop", options)).strip(",")
-    subprocess.run(["mount", "-o", given, image, mountpoint], check=True)
+    _mount(["mount", "-o", given, image, mountpoint])
     try:
         yield mountpoint
     finally:
