@@ -30,7 +30,8 @@ class TreeEntries:
 
     Attributes:
         table: the trees by number, and their directories' ends.
-        start_soon: starts a background task; None before the mount runs and at its end.
+        start_soon: starts a background task, which is activity from then on; None before the mount
+            runs and at its end.
 
     Every method raises StoreError, and OSError(ESTALE) for a number that was forgotten.
     """
@@ -140,7 +141,6 @@ class TreeEntries:
         elif self.start_soon is None:
             request.reply_error(errno.EIO)
         else:
-            self._bridge.activity.count += 1  # from now on, so that the task begins at all
             self.start_soon(self._read_directory, request, number)
 
     async def _read_directory(self, request: "ListingRequest", inode: InodeT) -> None:
@@ -152,5 +152,3 @@ class TreeEntries:
             request.reply_error(as_fuse_error(error, "readdir").errno)
         else:
             request.reply_listing(listing.packed, listing.starts, links.targets)
-        finally:
-            self._bridge.activity.count -= 1

@@ -102,6 +102,18 @@ def test_it_goes_on_while_the_event_loop_is_busy() -> None:
     run(main, threads=1)
 
 
+def test_without_threads_nothing_is_read_ahead_and_nothing_fails() -> None:
+    chunks = Chunks(8)
+
+    async def main(loader: Loader) -> None:
+        loader.stop()  # submit then raises what it raises where no thread can be started
+        loader.follow(chunks.stream, Way(0), 0, MIB)
+        assert not loader._wanted
+
+    run(main)
+    assert chunks.reads == []
+
+
 def test_it_is_nothing_that_the_scheduler_has_to_be_there_for_until_somebody_waits() -> None:
     chunks = Chunks(2)
     chunks.may_go_on.clear()
