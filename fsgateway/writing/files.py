@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections import Counter
 from collections.abc import Callable
 from threading import Lock
 from typing import Protocol
@@ -24,7 +25,13 @@ FIRST_HANDLE = HEAD
 
 
 class WritableFile(Protocol):
-    """An open file. The two `…_now` never wait: they raise WouldWait, and nothing was done."""
+    """An open file. The two `…_now` never wait: they raise WouldWait, and nothing was done.
+
+    is_uncached: the kernel shall keep no page of what goes through it.
+    """
+
+    @property
+    def is_uncached(self) -> bool: ...
 
     def read_now(self, offset: int, size: int) -> Buffer: ...
 
@@ -47,6 +54,7 @@ class TreeFile:
     """A regular file of a tree. It is held as long as it is open."""
 
     __slots__ = ("_number", "_tree")
+    is_uncached = False
 
     def __init__(self, tree: Tree, number: int, *, is_held: bool = False) -> None:
         self._tree, self._number = tree, number
@@ -90,6 +98,8 @@ class ImagePlace:
         self._head, self._name = head, name
         self._lock = Lock()
         self._image = None if is_new else head.image(name)
+        self._users = Counter[bool]()  # by is_uncached
+        self._opening = Lock()
 
     @property
     def is_there(self) -> bool:
@@ -114,6 +124,23 @@ class ImagePlace:
             raise WouldWait
         return self._image
 
+    def enter(self, flags: int) -> bool:
+        """Count one more who has it open, with open(2)'s flags; whether past the kernel's cache.
+
+        A page of what is only written is a copy that nobody reads, and dear. But who writes past
+        the cache does not change what others see through it: all who have it open go one way.
+        """
+        only_writes = flags & os.O_ACCMODE == os.O_WRONLY and not flags & os.O_APPEND
+        with self._opening:
+            is_uncached = self._users[True] > 0 or (only_writes and not self._users[False])
+            self._users[is_uncached] += 1
+        return is_uncached
+
+    def leave(self, *, is_uncached: bool) -> None:
+        """One of them has closed it."""
+        with self._opening:
+            self._users[is_uncached] -= 1
+
     def truncate(self, size: int) -> None:
         """Raises OSError(EINVAL): an image cannot shrink, for its snapshots could not tell."""
         if size < self.size:
@@ -125,10 +152,12 @@ class ImagePlace:
 class ImageFile:
     """An image as a file: writing past its end makes it larger."""
 
-    __slots__ = ("_place",)
+    __slots__ = ("_place", "is_uncached")
 
-    def __init__(self, place: "ImagePlace") -> None:
+    def __init__(self, place: ImagePlace, flags: int) -> None:
+        """`flags`: those of open(2)."""
         self._place = place
+        self.is_uncached = place.enter(flags)
 
     def read_now(self, offset: int, size: int) -> Buffer:
         size = self._inside(offset, size)
@@ -181,7 +210,8 @@ class ImageFile:
             self._place.image(0).flush()
 
     def close(self) -> None:
-        """An image needs no closing; what is not flushed is made durable within seconds."""
+        """What is not flushed is made durable within seconds."""
+        self._place.leave(is_uncached=self.is_uncached)
 
 
 class Blob:
@@ -241,6 +271,7 @@ class BlobFile:
     """An open blob."""
 
     __slots__ = ("_blob", "_on_close")
+    is_uncached = False
 
     def __init__(self, blob: Blob, on_close: Callable[[Blob], None]) -> None:
         self._blob, self._on_close = blob, on_close

@@ -128,8 +128,8 @@ class HeadFileNode(ArchiveNode):
         """In bytes."""
 
     @abstractmethod
-    def open(self) -> WritableFile:
-        """Open it. Raises StoreError."""
+    def open(self, flags: int) -> WritableFile:
+        """An open file, by the flags a program gave. Raises StoreError."""
 
     @abstractmethod
     def truncate(self, size: int) -> None:
@@ -143,8 +143,8 @@ class HeadImageNode(HeadFileNode):
     def size(self) -> int:
         return self.mounted.image(self.name).size
 
-    def open(self) -> WritableFile:
-        return ImageFile(self.mounted.image(self.name))
+    def open(self, flags: int) -> WritableFile:
+        return ImageFile(self.mounted.image(self.name), flags)
 
     def truncate(self, size: int) -> None:
         self.mounted.image(self.name).truncate(size)
@@ -157,7 +157,7 @@ class HeadBlobNode(HeadFileNode):
     def size(self) -> int:
         return self.mounted.blob_size(self.name)
 
-    def open(self) -> WritableFile:
+    def open(self, flags: int) -> WritableFile:
         return self.mounted.open_blob(self.name)
 
     def truncate(self, size: int) -> None:

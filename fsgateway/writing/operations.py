@@ -36,7 +36,7 @@ from fsgateway.reading import Reader
 from fsgateway.tree import Directory, Node, TypeNode
 from fsgateway.view import View
 from fsgateway.writing.direct import DirectHandlers
-from fsgateway.writing.files import FIRST_HANDLE, TreeFile, WritableFile
+from fsgateway.writing.files import FIRST_HANDLE, BlobFile, TreeFile, WritableFile
 from fsgateway.writing.nodes import CurrentNode, HeadFileNode, HeadImageNode, HeadTreeNode
 from fsgateway.writing.open_heads import OpenHeads
 from fsgateway.writing.trees import HeadTrees
@@ -237,7 +237,7 @@ class WritableOperations(VaultwayOperations):
     ) -> tuple[FileInfo, EntryAttributes]:
         """A new regular file, opened."""
         if not is_in_head(parent_inode):
-            return await self._create_archive(parent_inode, name)
+            return await self._create_archive(parent_inode, name, flags)
         tree, parent = self._trees.of(parent_inode)
         mode = await self._masked(tree, parent, mode, ctx)
         found = await self._run(tree, tree.create, parent, name, mode, ctx.uid, ctx.gid)
@@ -246,11 +246,11 @@ class WritableOperations(VaultwayOperations):
         return self._opened(TreeFile(tree, found.number)), attributes
 
     async def _create_archive(
-        self, parent_inode: InodeT, name: bytes
+        self, parent_inode: InodeT, name: bytes, flags: int
     ) -> tuple[FileInfo, EntryAttributes]:
         parent = self._writable_node(parent_inode)
         node = await self._writing.run(parent.make_file, os.fsdecode(name))
-        info = self._opened(await self._writing.run(node.open))
+        info = self._opened(await self._writing.run(node.open, flags))
         return info, await self._describe_new(node)
 
     def _writable_node(self, inode: InodeT) -> CurrentNode:
@@ -468,7 +468,7 @@ class WritableOperations(VaultwayOperations):
     # ----- files
 
     def _opened(self, file: WritableFile, *, keep_cache: bool = True) -> FileInfo:
-        return FileInfo(fh=self._files.add(file), keep_cache=keep_cache)
+        return FileInfo(fh=self._files.add(file), keep_cache=keep_cache, direct_io=file.is_uncached)
 
     @for_head
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
@@ -486,7 +486,7 @@ class WritableOperations(VaultwayOperations):
         if flags & os.O_TRUNC and not isinstance(node, HeadImageNode):
             await self._writing.run(node.truncate, 0)
         # NBD may write to an image, too: nothing of it is kept.
-        return self._opened(await self._writing.run(node.open), keep_cache=False)
+        return self._opened(await self._writing.run(node.open, flags), keep_cache=False)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> Buffer:  # type: ignore[override] # views are not copied
         """Read."""
@@ -526,10 +526,10 @@ class WritableOperations(VaultwayOperations):
             return
         file = self._files.get(fh)
         self._files.remove(fh)
-        if isinstance(file, TreeFile):
-            file.close()
-        else:
+        if isinstance(file, BlobFile):
             await self._writing.run(file.close)
+        else:
+            file.close()
 
     def fallocate(
         self, request: "Request", inode: int, fh: int, mode: int, offset: int, length: int

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import scratch_folder
 from tests.machine import scratch_parent
 from tests.posix.ground import picture
-from tests.posix.one_file import MODES, OneFile
+from tests.posix.one_file import IMAGES, MODES, OneFile
 from tests.posix.walks import Walk
 from tests.writable_mount import WritableMount, writable_mount
 
@@ -84,7 +84,7 @@ def test_random_calls(mount: WritableMount, truth: Path, seed: int, rounds: int)
 @pytest.mark.parametrize("mode", MODES)
 def test_one_file(mount: WritableMount, mode: str, rounds: int) -> None:
     """4,200 operations in each of the modes; 210,000 with --all, so more than a million."""
-    path = mount.group / "current/file.img" if mode == "image" else mount.tree / "file"
+    path = mount.group / "current/file.img" if mode in IMAGES else mount.tree / "file"
     file = OneFile(path, 7 + MODES.index(mode), mode)
     for number in range(4 * rounds):
         file.steps(1050)

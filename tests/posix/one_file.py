@@ -9,15 +9,20 @@ from pathlib import Path
 from tests.posix import calls
 
 MOST = 256 * 1024
-MODES = ("mapped", "direct", "synchronous", "reopened", "image")
+MODES = ("mapped", "direct", "synchronous", "reopened", "image", "shared image")
 """Through the page cache and maps; with a second descriptor that goes past them; each write durable
-when it returns; closed and opened again all the time; an image, which the kernel never keeps."""
+when it returns; closed and opened again all the time; an image, which the kernel never keeps; the
+same with others who only read it or write it, and come and go."""
 
+IMAGES = ("image", "shared image")
 ONLY_IN = {
-    "do_direct_read": "direct", "do_direct_write": "direct",
-    "do_reopen": "reopened", "do_grow": "image",
+    "do_direct_read": ("direct",), "do_direct_write": ("direct",),
+    "do_reopen": ("reopened", "shared image"), "do_grow": IMAGES,
+    "do_others_read": ("shared image",), "do_others_write": ("shared image",),
+    "do_come_and_go": ("shared image",),
 }  # fmt: skip
 NOT_OF_IMAGES = ("do_map", "do_truncate")
+OTHERS = (os.O_RDONLY, os.O_WRONLY)
 RARE = {"do_sync": 0.05, "do_collapse": 0.1}
 
 
@@ -35,9 +40,17 @@ class OneFile:
         self._open()
 
     def _open(self) -> None:
-        self._descriptor = os.open(self._path, self._flags)
+        """Who is the first of them says whether a writable mount's images are cached."""
+        is_shared = self._mode == "shared image"
+        kinds = [self._flags, *(OTHERS if is_shared else ())]
+        found = {kind: self._opened(kind) for kind in self._random.sample(kinds, len(kinds))}
+        self._descriptor = found.pop(self._flags)
+        self._others = found
         is_direct = self._mode == "direct"
-        self._direct = os.open(self._path, self._flags | os.O_DIRECT) if is_direct else -1
+        self._direct = self._opened(self._flags | os.O_DIRECT) if is_direct else -1
+
+    def _opened(self, flags: int) -> int:
+        return os.open(self._path, flags | os.O_CREAT)
 
     def steps(self, count: int) -> None:
         """Take so many: each is one call at least."""
@@ -48,17 +61,16 @@ class OneFile:
             getattr(self, name)()
 
     def _has(self, kind: str) -> bool:
-        is_image = self._mode == "image"
-        return ONLY_IN.get(kind, self._mode) == self._mode and not (
-            is_image and kind in NOT_OF_IMAGES
-        )
+        is_image = self._mode in IMAGES
+        return self._mode in ONLY_IN.get(kind, MODES) and not (is_image and kind in NOT_OF_IMAGES)
 
     def close(self) -> None:
         self.check()
         self._close()
 
     def _close(self) -> None:
-        os.close(self._descriptor)
+        for descriptor in (self._descriptor, *self._others.values()):
+            os.close(descriptor)
         if self._direct >= 0:
             os.close(self._direct)
 
@@ -88,12 +100,28 @@ class OneFile:
         start, size = self._range()
         self._same(os.pread(self._descriptor, size, start), self._truth[start : start + size])
 
+    def do_others_read(self) -> None:
+        start, size = self._range()
+        found = os.pread(self._others[os.O_RDONLY], size, start)
+        self._same(found, self._truth[start : start + size])
+
     def do_write(self) -> None:
+        self._write(self._descriptor)
+
+    def do_others_write(self) -> None:
+        self._write(self._others[os.O_WRONLY])
+
+    def _write(self, descriptor: int) -> None:
         start, size = self._range()
         data = self._random.randbytes(size)
-        assert os.pwrite(self._descriptor, data, start) == size
+        assert os.pwrite(descriptor, data, start) == size
         self._grow(start)
         self._truth[start : start + size] = data
+
+    def do_come_and_go(self) -> None:
+        kind = self._random.choice(OTHERS)
+        os.close(self._others[kind])
+        self._others[kind] = self._opened(kind)
 
     def do_small_write(self) -> None:
         start, data = self._random.randrange(MOST - 50), self._random.randbytes(50)
