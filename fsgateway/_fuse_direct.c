@@ -19,6 +19,7 @@
  */
 #define _GNU_SOURCE
 #include "_fuse_direct.h"
+#include "_fuse_init.h"
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -688,6 +689,7 @@ void fuse_session_process_buf(struct fuse_session *session, const struct fuse_bu
     if (!next)
         next = (Process)dlsym(RTLD_NEXT, "fuse_session_process_buf");
     int turns = 0;
+    watch_for_init(session, buffer);
     do {
         if (young.ino && !is_for_young(buffer))
             complete_young(0);

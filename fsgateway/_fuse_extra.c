@@ -14,6 +14,7 @@
 #include <Python.h>
 #define FUSE_USE_VERSION 314
 #include "_fuse_direct.h"
+#include "_fuse_init.h"
 #include "_fuse_listing.h"
 #include <dlfcn.h>
 #include <errno.h>
@@ -233,6 +234,7 @@ static PyMethodDef methods[] = {
     {"directly_taken", directly_taken, METH_NOARGS, "How many requests were, since the last call."},
     {"set_listing", set_listing, METH_VARARGS,
      "set_listing(read, told, uid, gid, umask, timeout_s): directories of trees, for the sessions begun afterwards."},
+    {"can_map_uncached", can_map_uncached, METH_NOARGS, "Whether this session's kernel maps what it does not cache."},
     {"session_count", session_count, METH_NOARGS, "How many sessions got the handlers."},
     {NULL, NULL, 0, NULL},
 };

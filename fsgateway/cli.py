@@ -39,6 +39,8 @@ mount options (-o, separated by commas):
   ns=, keyfile=, log=   as --ns, --keyfile and --log, for fstab; disk-keyfile= likewise
   endpoint=, cache=...  all repository options; a comma in a value is \\, or in "double quotes"
   no-micro-vm           start none for a guest's disk: see drive-scsi0.img.d below
+  kernel_cache          the kernel caches disks of 64 MiB and more, too: good for who reads the same
+                        parts of one again and again, slower for who copies it
   nonempty              mount over a directory with something in it, which it hides
   noatime, nodev, ...   as for every mount; ro is the default
 

@@ -76,6 +76,15 @@ def directly_taken() -> int:
     return _module.directly_taken() if _module is not None else 0
 
 
+def can_map_uncached() -> bool:
+    """Whether programs can map files shared that are opened past the kernel's cache (direct_io).
+
+    It is known once the kernel has had its first answer. Linux 6.6; False where the C module is
+    missing.
+    """
+    return _module is not None and _module.can_map_uncached()
+
+
 def set_capabilities(wanted: int, refused: int) -> bool:
     """What sessions that begin from now on ask of the kernel, beyond pyfuse3's choice (FUSE_CAP_*).
 

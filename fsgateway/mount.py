@@ -93,7 +93,7 @@ def serve(request: MountRequest, datastore: Datastore, on_ready: Callable[[], No
     loader = Loader(bridge, ahead, datastore.memory_bytes, backend)
     disks = Disks(DiskOptions(request.disk_keys, use_machine=request.options.micro_vm))
     view = View(datastore, request.key, datastore.memory_bytes, disks=disks)
-    reader = Reader(bridge, loader)
+    reader = Reader(bridge, loader, caches_images=request.options.kernel_cache)
     seeker = Seeker(reader.files, bridge, loader)
     show_views(view, versions=request.options.versions, shadow_copy=request.options.shadow_copy)
     heads = open_heads(request.options, view) if request.options.writable else None

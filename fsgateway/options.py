@@ -57,7 +57,8 @@ class MountOptions:
     `--disk-keyfile`. micro_vm: may be started. versions, shadow_copy: what groups show beside their
     snapshots. writable: `current/` of each group is its head. seal: when heads become snapshots
     (`SealPolicy`). heads: their directory. journal_bytes: room for each of them there. xattrs:
-    extended attributes, ACLs; without, fewer requests. repository: options of the repository.
+    extended attributes, ACLs; without, fewer requests. kernel_cache: also for large images, for who
+    reads the same parts of one again and again. repository: options of the repository.
     flags: passed on to libfuse.
     """
 
@@ -77,6 +78,7 @@ class MountOptions:
     heads: str | None = None
     journal_bytes: int | None = None
     xattrs: bool = True
+    kernel_cache: bool = False
     repository: Mapping[str, Given] = field(default_factory=dict)
     flags: frozenset[str] = field(default_factory=frozenset)
 
@@ -176,6 +178,8 @@ def _flag(options: MountOptions, name: str) -> MountOptions:
             return replace(options, versions=True)
         case "shadow-copy":
             return replace(options, shadow_copy=True)
+        case "kernel_cache":
+            return replace(options, kernel_cache=True)
         case "noxattr":
             return replace(options, xattrs=False)
         case "rw" | "writable":

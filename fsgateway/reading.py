@@ -9,6 +9,7 @@ import errno
 
 from pyfuse3 import FileInfo, InodeT
 
+from fsgateway import extra_handlers
 from fsgateway.archive import Archive
 from fsgateway.bridge import Bridge
 from fsgateway.disks import RawNode
@@ -21,6 +22,9 @@ from store.errors import FormatError, IntegrityError
 from store.format.buffer import Buffer
 from store.format.pxar.entries import Entry
 
+# A disk is read once, and larger than what the kernel has memory for. A page of it that is made,
+# filled and copied out costs as much as unpacking it.
+UNCACHED = 64 << 20
 # Smaller files of a tree are read one after the other, in archive order: they share a way through
 # the stream.
 OWN_WAY = 4 << 20
@@ -30,10 +34,12 @@ MAX_DAMAGED = 10_000
 class Reader:
     """The open files of a mount."""
 
-    def __init__(self, bridge: Bridge, loader: Loader) -> None:
+    def __init__(self, bridge: Bridge, loader: Loader, *, caches_images: bool = False) -> None:
+        """`caches_images`: large ones, too, go through the kernel's cache."""
         self.files: HandleTable[OpenFile] = HandleTable()
         self._bridge = bridge
         self._loader = loader
+        self._caches_images = caches_images
         self._damaged: set[int] = set()
 
     async def open_entry(self, inode: InodeT, archive: Archive, entry: Entry) -> FileInfo:
@@ -55,10 +61,9 @@ class Reader:
         """Open an image, blob or manifest. Raises StoreError, OSError(EISDIR, EINVAL)."""
         if isinstance(node, ImageNode):
             image = await self._bridge.run(node.open)
-            return self._open_stream(inode, image.stream, 0, image.stream.size, Way(0))
+            return self._open_disk(inode, Content(image.stream, 0, image.stream.size))
         if isinstance(node, RawNode):
-            content = node.content()
-            return self._open_content(inode, content, Way(content.start))
+            return self._open_disk(inode, node.content())
         if isinstance(node, BlobNode):
             return self._add(BytesFile(await self._bridge.run(node.read)), keep_cache=True)
         if isinstance(node, ManifestNode):
@@ -66,6 +71,15 @@ class Reader:
             # one.
             return self._add(BytesFile(await self._bridge.run(node.read)), direct_io=True)
         raise OSError(errno.EINVAL, "not a file")
+
+    def _open_disk(self, inode: InodeT, content: Content) -> FileInfo:
+        stream, start, size = content
+        way = Way(start)
+        is_cached = size < UNCACHED or self._caches_images or not extra_handlers.can_map_uncached()
+        if is_cached or not isinstance(stream, IndexedStream):
+            return self._open_content(inode, content, way)
+        file = StreamFile(inode, stream, start, size, way, is_exact=True)
+        return self._add(file, direct_io=True, keep_cache=True)  # what maps have of it
 
     def _open_stream(
         self, inode: InodeT, stream: IndexedStream, start: int, size: int, way: Way

@@ -1,6 +1,8 @@
 """The mount as its users meet it: what is in it, what damage does, how it starts and ends."""
 
+import ctypes
 import errno
+import mmap
 import os
 import pwd
 import random
@@ -29,6 +31,7 @@ from tests.program import environment, error_line, mounted, run, started
 pytestmark = [pytest.mark.needs("fuse", "root"), pytest.mark.xdist_group("mount")]
 
 MIB = 1 << 20
+CACHESTAT = 451  # a system call that libc does not have: Linux 6.5
 TIME = "2025-01-01T00:00:00Z"
 LATER = "2025-01-02T00:00:00Z"
 KEY = CryptConfig(bytes(range(32)))
@@ -67,6 +70,20 @@ def flip(path: Path) -> None:
     raw[len(raw) // 2] ^= 1
     path.chmod(0o644)
     path.write_bytes(raw)
+
+
+def kernel_version() -> tuple[int, ...]:
+    return tuple(map(int, os.uname().release.split("-")[0].split(".")))
+
+
+def kept_pages(path: Path) -> int:
+    """How many pages of a file the kernel has in its cache. (To map it, as fincore does, empties
+    that.)"""
+    kernel = ctypes.CDLL(None, use_errno=True)
+    everything, found = (ctypes.c_uint64 * 2)(), (ctypes.c_uint64 * 5)()
+    with path.open("rb") as file:
+        assert kernel.syscall(CACHESTAT, file.fileno(), everything, found, 0) == 0
+    return found[0]
 
 
 def names(directory: Path) -> list[str]:
@@ -121,6 +138,31 @@ class TestContent:
                 list(pool.map(read, range(8)))
             for path, truth in pairs:
                 assert path.read_bytes() == truth
+
+    @pytest.mark.parametrize("options", ["noatime", "kernel_cache"])
+    def test_a_large_disk_is_kept_by_the_kernel_only_if_asked(
+        self, datastore: Datastore, repository: Path, tmp_path: Path, options: str
+    ) -> None:
+        """Read, mapped both ways and sent, it is the same; pages are there of what was mapped."""
+        if kernel_version() < (6, 6):
+            pytest.skip("this kernel maps only what it caches: all of it goes through its cache")
+        image = noise(7, 11 * MIB + 1) * 7
+        with snapshot(datastore, f"vm/1/{TIME}") as builder:
+            builder.image("disk.img", image)
+        with mounted(repository, tmp_path / "m", "-o", options) as mount:
+            path = mount / "vm/1/latest/disk.img"
+            assert path.read_bytes() == image
+            assert (kept_pages(path) > 0) == (options == "kernel_cache")
+            with path.open("rb") as file:
+                for flags in (mmap.MAP_SHARED, mmap.MAP_PRIVATE):
+                    with mmap.mmap(file.fileno(), 0, flags, mmap.PROT_READ) as mapped:
+                        assert mapped[8 * MIB : 30 * MIB] == image[8 * MIB : 30 * MIB]
+                        assert mapped[-4097:] == image[-4097:]
+                assert kept_pages(path) > 0
+                assert os.pread(file.fileno(), 100, len(image) - 10) == image[-10:]
+                assert os.pread(file.fileno(), 100, len(image)) == b""
+            shutil.copyfile(path, tmp_path / "copy")  # by sendfile
+            assert (tmp_path / "copy").read_bytes() == image
 
     def test_new_snapshots_appear_and_forgotten_ones_vanish(
         self, datastore: Datastore, repository: Path, tmp_path: Path
@@ -312,6 +354,23 @@ class TestDamage:
                 for start in (0, 8 * MIB, 16 * MIB):
                     assert os.pread(file.fileno(), 4 * MIB, start) == image[start : start + 4 * MIB]
         assert "disk.img.fidx" in (tmp_path / "log").read_text()
+
+    def test_a_damaged_chunk_of_a_large_disk(
+        self, datastore: Datastore, repository: Path, tmp_path: Path
+    ) -> None:
+        """Whoever reads into it gets what lies before."""
+        image = noise(3, 12 * MIB) + bytes(64 * MIB)
+        with snapshot(datastore, f"vm/1/{TIME}") as builder:
+            builder.image("disk.img", image)
+        flip(chunk_path(repository, datastore, f"vm/1/{TIME}", "disk.img.fidx", 1))
+        with mounted(repository, tmp_path / "m", "--log", tmp_path / "log") as mount:
+            path = mount / "vm/1/latest/disk.img"
+            with path.open("rb", buffering=0) as file:
+                start = 4 * MIB - 5000
+                assert os.pread(file.fileno(), 64 << 10, start) == image[start : 4 * MIB]
+                with pytest.raises(OSError, match="Input/output"):
+                    os.pread(file.fileno(), 10, 8 * MIB - 10)
+                assert os.pread(file.fileno(), 3 * MIB, 8 * MIB) == image[8 * MIB : 11 * MIB]
 
     def test_a_damaged_chunk_of_a_tree(
         self, datastore: Datastore, repository: Path, tmp_path: Path
