@@ -38,7 +38,10 @@ class Seeker:
             file = self._files.get(handle)
             found = await self._bridge.of(file).run(find, file, offset, whence)
         except Exception as error:  # noqa: BLE001 - as for every handler: an errno, no end of the mount
-            request.reply_error(as_fuse_error(error, "lseek").errno)
+            is_an_answer = isinstance(error, OSError) and error.errno == errno.ENXIO
+            request.reply_error(
+                errno.ENXIO if is_an_answer else as_fuse_error(error, "lseek").errno
+            )
         else:
             request.reply_offset(found)
 
