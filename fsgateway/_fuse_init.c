@@ -15,8 +15,11 @@
 #define ALLOW_MMAP (1u << (36 - 32)) /* FUSE_DIRECT_IO_ALLOW_MMAP in flags2; older headers lack it */
 #define ITS_END (offsetof(struct fuse_init_out, flags2) + sizeof(uint32_t))
 
-static int is_due; /* the answer to INIT comes next */
 static int maps_uncached;
+
+#if defined(FUSE_INIT_EXT) && FUSE_VERSION >= FUSE_MAKE_VERSION(3, 13)
+
+static int is_due; /* the answer to INIT comes next */
 
 static ssize_t write_answer(int file, struct iovec *parts, int count, void *userdata)
 {
@@ -50,6 +53,14 @@ void watch_for_init(struct fuse_session *session, const struct fuse_buf *request
         asked->flags2 & ALLOW_MMAP)
         is_due = customize(session, &ways, fuse_session_fd(session)) == 0;
 }
+
+#else /* headers of a kernel or a libfuse that cannot */
+
+void watch_for_init(struct fuse_session *session, const struct fuse_buf *request)
+{
+}
+
+#endif
 
 PyObject *can_map_uncached(PyObject *module, PyObject *unused)
 {
