@@ -78,7 +78,7 @@ class Heads:
             sync_level: how durable a sealed snapshot is.
         """
         self.datastore = datastore
-        self.directory = Path(default_directory() if directory is None else directory)
+        self.directory = Path(default_directory() if directory is None else directory).absolute()
         self.key = key
         self.crypt_mode = crypt_mode or (CryptMode.ENCRYPT if key else CryptMode.NONE)
         if (key is None) != (self.crypt_mode is CryptMode.NONE):
