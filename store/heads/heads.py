@@ -284,19 +284,22 @@ class Heads:
             base = rows.meta("base")
             archives = rows.fetch("SELECT name FROM archive ORDER BY id")
             changed = rows.meta("changed") or description.created
+            moved = rows.meta("moved_bytes") or 0
             is_dirty = bool(rows.meta("archives_changed")) or rows.has_changes()
         finally:
             rows.close()
         size = 0
         with suppress(FileNotFoundError):
             size = sum(entry.stat().st_size for entry in os.scandir(f"{path}/segments"))
+        is_dirty = is_dirty or size > SEGMENT_HEADER
         return HeadInfo(
             namespace=description.namespace,
             group=description.group,
             repository=description.repository,
             base=Snapshot.parse(base) if base else None,
             archives=tuple(row[0] for row in archives),
-            dirty_bytes=max(size, 1) if is_dirty or size > SEGMENT_HEADER else 0,
+            dirty_bytes=max(size + moved, 1) if is_dirty else 0,
+            moved_bytes=moved if is_dirty else 0,
             created=description.created,
             changed=changed,
             holder=self._holder(path),
