@@ -245,5 +245,8 @@ PyMODINIT_FUNC PyInit__fuse_extra(void)
 {
     if (PyType_Ready(&RequestType) < 0 || add_listing_types() < 0)
         return NULL;
-    return PyModule_Create(&module);
+    PyObject *made = PyModule_Create(&module);
+    if (made != NULL && PyModule_AddIntConstant(made, "INTERFACE", 1) < 0) // see store/native.py
+        Py_CLEAR(made);
+    return made;
 }

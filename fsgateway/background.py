@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from store.errors import BackendError, StoreError
+from store.native import import_failure
 
 log = logging.getLogger(__name__)
 
@@ -113,13 +114,19 @@ def _be_the_child(work: Callable[[Callable[[], None]], None], report_to: int) ->
         if is_ready:
             log.critical("the mount ended: %s", error, exc_info=not isinstance(error, StoreError))
         else:
-            message = (
-                str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
-            )
-            _report(report_to, json.dumps({"exit_code": code, "message": message}).encode())
+            report = {"exit_code": code, "message": _message(error)}
+            _report(report_to, json.dumps(report).encode())
     finally:
         logging.shutdown()
         os._exit(code)
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, StoreError):
+        return str(error)
+    if isinstance(error, ImportError):
+        return import_failure(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _report(report_to: int, report: bytes) -> None:

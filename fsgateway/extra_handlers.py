@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from store import native
+
 if TYPE_CHECKING:
     from fsgateway._fuse_extra import ListingRequest
     from fsgateway.attributes import Presentation
@@ -22,13 +24,13 @@ def _load() -> Any:  # noqa: ANN401 - the C module, or None
     flags = sys.getdlopenflags()
     sys.setdlopenflags(os.RTLD_GLOBAL | os.RTLD_NOW)
     try:
-        from fsgateway import _fuse_extra as module
-    except ImportError as error:
-        log.debug("no SEEK_DATA and SEEK_HOLE: %s", error)
-        return None
+        if not native.is_usable("fsgateway._fuse_extra"):
+            return None
     finally:
         sys.setdlopenflags(flags)
-    return module
+    from fsgateway import _fuse_extra
+
+    return _fuse_extra
 
 
 _module = _load()

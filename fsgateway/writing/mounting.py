@@ -26,15 +26,14 @@ def open_heads(options: MountOptions, view: View) -> OpenHeads:
     """The heads of what is mounted; none is opened yet, the mount shows them from now on.
 
     Raises:
-        BackendError: our C module for libfuse is missing.   InvalidName: seal=.
+        BackendError: there is no C module for libfuse.   InvalidName: seal=.
     """
     # The umask is ours to apply (a default ACL goes before it); setuid bits are the kernel's, also
     # when O_TRUNC takes them away.
     refused = FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_SPLICE_READ
     if not extra_handlers.set_capabilities(FUSE_CAP_DONT_MASK, refused):
         raise BackendError(
-            "mount option rw: fsgateway._fuse_extra is missing; install gcc, python3-dev and "
-            "libfuse3-dev, then vaultway again"
+            "mount option rw: fsgateway._fuse_extra is missing or does not fit; run scripts/setup"
         )
     policy = SealPolicy.parse(options.seal)
     heads = Heads(

@@ -114,6 +114,7 @@ def _record(info: "HeadInfo") -> Row:
         "base": None if info.base is None else str(info.base),
         "archives": list(info.archives),
         "dirty": info.dirty_bytes,
+        "moved": info.moved_bytes,
         "created": info.created,
         "changed": info.changed,
         "holder": info.holder,

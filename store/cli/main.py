@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("store.cli.main")  # also when run with -m
 
+EXIT_OTHER = 1
 EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130  # 128 + SIGINT; SIGTERM and SIGHUP end the same way
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -75,6 +76,8 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         return EXIT_BROKEN_PIPE
     except StoreError as error:
         return _fail(str(error), error.exit_code, debug=debug)
+    except ImportError as error:
+        return _fail_to_import(error, debug=debug)
     except KeyboardInterrupt:  # before or after the command itself
         return _fail("interrupted", EXIT_INTERRUPTED, debug=debug)
     finally:
@@ -141,7 +144,7 @@ def build_parser(noun: str | None = None) -> argparse.ArgumentParser:
     if noun in NOUNS:
         declarations = [own_commands(noun)]
     else:
-        declarations = [*map(own_commands, NOUNS), *plugged_in_commands()]
+        declarations = [*map(own_commands, NOUNS), *plugged_in_commands(noun)]
     for add_commands in declarations:
         add_commands(subparsers)
     return parser
@@ -153,8 +156,10 @@ def own_commands(noun: str) -> "Callable[[Any], None]":
     return declare
 
 
-def plugged_in_commands() -> "Iterator[Callable[[Any], None]]":
+def plugged_in_commands(wanted: str | None) -> "Iterator[Callable[[Any], None]]":
     """The gateways' commands. One that can't be imported is left out: the others must work.
+
+    Unless it is the one that is wanted: that raises ImportError.
 
     Looking for them takes as long as all else that a start does.
     """
@@ -164,6 +169,8 @@ def plugged_in_commands() -> "Iterator[Callable[[Any], None]]":
         try:
             yield entry.load()
         except (ImportError, AttributeError) as error:
+            if entry.name == wanted and isinstance(error, ImportError):
+                raise
             log.debug("command %s is not available: %s", entry.name, error)
 
 
@@ -185,6 +192,8 @@ def run(args: argparse.Namespace, *, debug: bool) -> int:
     except Exception as error:  # noqa: BLE001 - the border: nobody sees a traceback unasked
         if _is_interruption(error):
             return _fail("interrupted", EXIT_INTERRUPTED, debug=debug)
+        if isinstance(error, ImportError):
+            return _fail_to_import(error, debug=debug)
         text = f"internal error: {type(error).__name__}: {error} (--debug shows where)"
         return _fail(text, EXIT_INTERNAL, debug=debug)
     return code
@@ -294,6 +303,12 @@ def _terminate(number: int, frame: "FrameType | None") -> None:
     for again in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(again, signal.SIG_IGN)  # clean-up has begun: let it end
     raise Terminated(signal.Signals(number).name)
+
+
+def _fail_to_import(error: ImportError, *, debug: bool) -> int:
+    from store.native import import_failure
+
+    return _fail(import_failure(error), EXIT_OTHER, debug=debug)
 
 
 def _fail(text: str, code: int, *, debug: bool) -> int:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from store.backends.base import Backend
 from store.backends.turns import processors, turn_for
 from store.datastore.chunk_store import ChunkStore
-from store.datastore.rooms import Room, Rooms, room_of
+from store.datastore.rooms import HUGE_PAGE, MOST_FREE, Room, Rooms, room_of
 from store.errors import ChunkMissing, FormatError, IntegrityError, StoreError
 from store.format.blob import ENCRYPTED_HEADER, MAX_CHUNK_SIZE, decode_chunk
 from store.format.buffer import Buffer
@@ -24,6 +24,12 @@ QUEUED_PER_THREAD = 4
 PASSED_SHARE = 8
 PASSED_BYTES = 8 << 20
 """Of what a sequential reader has behind it so much is kept, or an eighth of a small budget."""
+FREE_SHARE = 4
+FREE_AT_LEAST = 3 * HUGE_PAGE
+"""Free rooms, which come on top of it, take a quarter of a small budget, each of both kinds.
+
+But one may be there, as large as a chunk of 4 MiB is when it is stored.
+"""
 REMEMBERED = 4096
 """Names of chunks that were let go early: of 16 GiB, in 1 MiB of memory."""
 
@@ -87,7 +93,9 @@ class ChunkCache:
         """`prefetchers`: threads that load ahead."""
         self.budget_bytes = budget_bytes
         self.prefetchers = prefetchers
-        self.rooms, self.raw_rooms = Rooms(), Rooms()  # of decoded chunks, and as they are stored
+        most_free = max(FREE_AT_LEAST, min(MOST_FREE, budget_bytes // FREE_SHARE))
+        self.rooms = Rooms(most_free)  # of decoded chunks
+        self.raw_rooms = Rooms(most_free)  # as they are stored
         self._entries: OrderedDict[bytes, Cached] = OrderedDict()
         self._passed: OrderedDict[bytes, Cached] = OrderedDict()
         self._gone: OrderedDict[bytes, None] = OrderedDict()  # passed, and let go

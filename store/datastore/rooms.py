@@ -33,7 +33,9 @@ class Rooms:
     A room is filled and read through memoryviews. It is used again only when none of them is left.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_free: int = MOST_FREE) -> None:
+        """`most_free`: bytes of memory that free ones have together."""
+        self._most_free = most_free
         self._free: list[Room] = []
 
     def __len__(self) -> int:
@@ -83,12 +85,20 @@ class Rooms:
         return None
 
     def give_back(self, rooms: list[Room]) -> None:
-        """Empty the list: into the free ones goes what nobody has a view of, up to a few."""
+        """Empty the list: into the free ones goes what nobody has a view of, up to a few.
+
+        Those that were free for longest make room.
+        """
         while rooms:
             room = rooms.pop()
-            free = sum(map(_touched, self._free.copy()))
-            if free + room.touched <= MOST_FREE and sys.getrefcount(room) == ALONE:
+            if room.touched <= self._most_free and sys.getrefcount(room) == ALONE:
+                self._let_go(room.touched)
                 self._free.append(room)
+
+    def _let_go(self, size: int) -> None:
+        with suppress(IndexError):  # other threads take them as well
+            while sum(map(_touched, self._free.copy())) + size > self._most_free:
+                del self._free[0]
 
     def clear(self) -> None:
         """Let go of the free ones."""

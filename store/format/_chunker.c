@@ -127,8 +127,15 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static int add_interface(PyObject *self)
+{
+    return PyModule_AddIntConstant(self, "INTERFACE", 1); // see store/native.py
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, add_interface}, {0, NULL}};
+
 static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_chunker", "The search for chunk boundaries, in C.", 0, methods, NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT, "_chunker", "The search for chunk boundaries, in C.", 0, methods, slots, NULL, NULL, NULL,
 };
 
 PyMODINIT_FUNC PyInit__chunker(void)

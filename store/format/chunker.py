@@ -14,6 +14,7 @@ from functools import partial
 from mmap import mmap
 from struct import pack
 
+from store import native
 from store.errors import InvalidName
 from store.format.buffer import Buffer
 from store.format.chunker_table import TABLE
@@ -33,12 +34,12 @@ EmitKnown = Callable[[KnownChunks], object]
 
 def _find_cut() -> FindCut:
     """The search in C; where the extension was not built, the same cuts at a third of the speed."""
-    try:
-        from store.format import _chunker
-    except ImportError:
+    if not native.is_usable("store.format._chunker"):
         from store.format import chunker_numpy
 
         return chunker_numpy.find_cut
+    from store.format import _chunker
+
     return partial(_chunker.find_cut, pack("=256I", *TABLE))
 
 

@@ -7,6 +7,7 @@ result. `_md5.c` does eight in the lanes of a vector register: 0.9 GB/s for two,
 import hashlib
 from collections.abc import Callable, Sequence
 
+from store import native
 from store.format.buffer import Buffer
 
 MOST = 64
@@ -21,10 +22,10 @@ def one_by_one(buffers: Sequence[Buffer]) -> list[bytes]:
 
 
 def _load_native() -> Md5Many:
-    try:
-        from store.format import _md5
-    except ImportError:
+    if not native.is_usable("store.format._md5"):
         return one_by_one
+    from store.format import _md5
+
     return _md5.md5_many
 
 

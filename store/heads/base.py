@@ -305,7 +305,8 @@ class HeadInfo:
     """What `head list` shows.
 
     base: the snapshot it was made from; None for nothing.
-    dirty_bytes: of the journal on the local disk; 0 means that there is nothing to seal.
+    dirty_bytes: of the journal on the local disk, and what was moved from there to the datastore; 0
+        means that there is nothing to seal. moved_bytes: the latter alone.
     created, changed: seconds since 1970; changed: the last commit.
     holder: `process 123 on host`, None when nobody has it open.
     label: of a clone; empty for the group's head.
@@ -317,6 +318,7 @@ class HeadInfo:
     base: Snapshot | None
     archives: tuple[str, ...]
     dirty_bytes: int
+    moved_bytes: int
     created: float
     changed: float
     holder: str | None
@@ -339,7 +341,8 @@ class Head(Protocol):
         """`root.pxar`, `drive-scsi0.img`, `qemu-server.conf`, …: what sealing it would make."""
 
     @property
-    def dirty_bytes(self) -> int: ...
+    def dirty_bytes(self) -> int:
+        """As `HeadInfo` has it."""
 
     def tree(self, name: str) -> Tree:
         """The same object at every call. Raises NotFound."""

@@ -344,7 +344,11 @@ class OpenHead:
 
     @property
     def dirty_bytes(self) -> int:
-        return 0 if self.is_clean else self.journal.segments.total_bytes
+        if self.is_clean:
+            return 0
+        with self.journal.lock:
+            segments = self.journal.segments
+            return max(segments.total_bytes + segments.moved_bytes, 1)
 
     @property
     def reader(self) -> SnapshotReader | None:

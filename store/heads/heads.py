@@ -78,7 +78,7 @@ class Heads:
             sync_level: how durable a sealed snapshot is.
         """
         self.datastore = datastore
-        self.directory = Path(default_directory() if directory is None else directory)
+        self.directory = Path(default_directory() if directory is None else directory).absolute()
         self.key = key
         self.crypt_mode = crypt_mode or (CryptMode.ENCRYPT if key else CryptMode.NONE)
         if (key is None) != (self.crypt_mode is CryptMode.NONE):
@@ -284,19 +284,22 @@ class Heads:
             base = rows.meta("base")
             archives = rows.fetch("SELECT name FROM archive ORDER BY id")
             changed = rows.meta("changed") or description.created
+            moved = rows.meta("moved_bytes") or 0
             is_dirty = bool(rows.meta("archives_changed")) or rows.has_changes()
         finally:
             rows.close()
         size = 0
         with suppress(FileNotFoundError):
             size = sum(entry.stat().st_size for entry in os.scandir(f"{path}/segments"))
+        is_dirty = is_dirty or size > SEGMENT_HEADER
         return HeadInfo(
             namespace=description.namespace,
             group=description.group,
             repository=description.repository,
             base=Snapshot.parse(base) if base else None,
             archives=tuple(row[0] for row in archives),
-            dirty_bytes=max(size, 1) if is_dirty or size > SEGMENT_HEADER else 0,
+            dirty_bytes=max(size + moved, 1) if is_dirty else 0,
+            moved_bytes=moved if is_dirty else 0,
             created=description.created,
             changed=changed,
             holder=self._holder(path),

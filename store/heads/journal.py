@@ -318,6 +318,7 @@ class Journal:
             self.log_start = self.segments.current
         self.rows.set_meta("log_start", self.log_start)
         self.rows.set_meta("changed", time.time())
+        self.rows.set_meta("moved_bytes", self.segments.moved_bytes)
         live = self.segments.live
         self.rows.execute("DELETE FROM segment")
         self.rows.execute_many("INSERT INTO segment VALUES (?, ?)", live.items())

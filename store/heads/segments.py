@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from store.backends.base import storage_error
 from store.errors import BackendError, FormatError, IntegrityError, StoreError
 from store.format.buffer import Buffer
+from store.heads.extents import CHUNK
 from store.heads.protection import SALT_SIZE, Protection, open_record, seal_record
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ class Segments:
         current: the number of the segment that is appended to.
         stamp: that of the next record.
         total_bytes: what they take on the disk.
-        live, image_live: of each segment, bytes that trees and images still refer to; kept by them
-            under the head's lock.
+        live, image_live: of each segment and moved chunk, bytes that trees and images still refer
+            to; kept by them under the head's lock.
     """
 
     def __init__(self, directory: str, protection: Protection) -> None:
@@ -88,6 +89,12 @@ class Segments:
         self._cipher: AESGCM | None = None
         self._sequence = self._synced = 0
         self._failed: BackendError | None = None
+
+    @property
+    def moved_bytes(self) -> int:
+        """What of `live` and `image_live` is in the datastore. Called under the head's lock."""
+        counts = (*self.live.items(), *self.image_live.items())
+        return sum(count for place, count in counts if place >= CHUNK)
 
     def _find(self) -> None:
         for entry in os.scandir(self._directory):

@@ -48,11 +48,16 @@ class HeldLockFile(HeldRecordLock):
         """`is_there`: whether the object it stands for still is."""
         super().__init__(descriptor, kind, path)
         self._is_there = is_there
+        self._status = os.fstat(descriptor)
 
     @property
     def written_ns(self) -> int:
         """When it was written last, by the clock of the file server: nanoseconds since 1970."""
         return os.fstat(self._descriptor).st_mtime_ns
+
+    def _is_ours(self) -> bool:
+        """Somebody may have removed the file, and the next one locks another of that name."""
+        return super()._is_ours() and os.path.samestat(self._status, os.lstat(self._path))
 
     def release(self) -> None:
         if self._descriptor >= 0 and self._kind == fcntl.F_WRLCK:

@@ -80,13 +80,14 @@ class HeldRecordLock(HeldLock):
     def check(self) -> None:
         """Ask for the lock again: the server says whether it is ours or was lost meanwhile."""
         try:
-            is_ours = set_record_lock(self._descriptor, self._kind) and (
-                self._read() == self._content
-            )
+            is_ours = self._is_ours()
         except OSError:  # what was locked cannot be read any more under a lost lock
             is_ours = False
         if not is_ours:
             raise Locked(f"{self._path}: the lock was lost, and somebody else may have taken it")
+
+    def _is_ours(self) -> bool:
+        return set_record_lock(self._descriptor, self._kind) and self._read() == self._content
 
 
 class HeldLocks:

@@ -546,5 +546,8 @@ static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_entries", NULL,
 
 PyMODINIT_FUNC PyInit__entries(void)
 {
-    return PyModule_Create(&definition);
+    PyObject *made = PyModule_Create(&definition);
+    if (made != NULL && PyModule_AddIntConstant(made, "INTERFACE", 1) < 0) // see store/native.py
+        Py_CLEAR(made);
+    return made;
 }

@@ -12,6 +12,7 @@ from copy import copy
 from functools import lru_cache, partial
 from typing import TypeVar
 
+from store import native
 from store.errors import FormatError, NotFound
 from store.format.buffer import Buffer, ReadAt
 from store.format.pxar.entries import (
@@ -35,14 +36,14 @@ PackDirectory = Callable[[Buffer, int, int, int, int], bytes | None]
 
 def _in_c() -> tuple[ParseMany, PackMany, PackDirectory]:
     """The parsers in C; where the extension was not built, they never find any."""
-    try:
-        from store.format.pxar import _entries
-    except ImportError:
+    if not native.is_usable("store.format.pxar._entries"):
         return (
             lambda _window, _base, position, *_: ([], position),
             lambda _window, _base, position, *_: (b"", position),
             lambda *_: None,
         )
+    from store.format.pxar import _entries
+
     return (
         lambda *at_hand: _entries.children(Entry, KINDS, *at_hand),
         lambda *at_hand: _entries.children(None, None, *at_hand),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from struct import Struct, error
 from typing import NamedTuple
 
+from store import native
 from store.errors import FormatError
 from store.format.pxar.entries import Entry, EntryKind
 
@@ -136,10 +137,10 @@ def index_slowly(packed: bytes, longest_name: int) -> _Found:
 
 
 def _indexer() -> Callable[[bytes, int], _Found]:
-    try:
-        from store.format.pxar import _entries
-    except ImportError:
+    if not native.is_usable("store.format.pxar._entries"):
         return index_slowly
+    from store.format.pxar import _entries
+
     return _entries.index
 
 

@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from store import native
 from store.datastore.archives import ChunkCache, IndexedStream, SnapshotReader
 from store.datastore.snapshot_indexes import SnapshotIndexes
 from store.datastore.snapshots import SnapshotWriter
@@ -22,13 +23,11 @@ Warn = Callable[[str], None]
 Question = tuple[int, int, int, bool, bool, bool]
 Compare = Callable[[list[bytes], memoryview, int, Question], tuple[bytes, bytes, bytes]]
 
-unchanged_files: Compare | None
-try:
+unchanged_files: Compare | None = None  # without the C module every file is looked at by itself
+if native.is_usable("store.operations._inode"):
     from store.operations import _inode
 
     unchanged_files = _inode.unchanged_files
-except ImportError:  # not built: every file is looked at by itself
-    unchanged_files = None
 
 
 class UnchangedFiles(NamedTuple):

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from store import native
 from store.errors import AlreadyExists, FormatError, StoreError
 from store.format.pxar.acl import DEFAULT_XATTR
 from store.format.pxar.entries import Entry, EntryKind
@@ -44,13 +45,11 @@ MakeFiles = Callable[
     [memoryview, memoryview | None, int, int, tuple[int, int, int, int]], tuple[int, int, int]
 ]
 
-small_files: MakeFiles | None
-try:
+small_files: MakeFiles | None = None  # without the C module every file is made by itself
+if native.is_usable("store.operations._inode"):
     from store.operations import _inode
 
     small_files = _inode.small_files
-except ImportError:  # not built: every file is made by itself
-    small_files = None
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ import pytest
 from store.heads import Heads
 from store.heads.control import Control
 from tests.fakes.datastores import GROUP, ROOT, local_datastore
+from tests.fakes.heads import move_all
 from tests.unit.store.cli.conftest import KEYS, Vaultway
 
 
@@ -37,6 +38,16 @@ def test_list_and_seal(vaultway: Vaultway, place: Path) -> None:
     assert "nothing to seal: host/web01 is as host/web01/" in again.out
     (record,) = json.loads(vaultway("head", "list", *options(place), "--output-format", "json").out)
     assert record["dirty"] == 0
+
+
+def test_list_counts_what_was_moved_to_the_datastore(vaultway: Vaultway, place: Path) -> None:
+    with Heads(local_datastore_again(place), place / "heads").open(ROOT, GROUP) as head:
+        head.create_image("disk.img", 8 << 20).write(0, b"x" * (8 << 20))
+        move_all(head)
+    (record,) = json.loads(vaultway("head", "list", *options(place), "--output-format", "json").out)
+    assert record["moved"] == (8 << 20) + len(b"content")
+    assert record["dirty"] >= record["moved"]
+    assert " 8 MiB " in vaultway("head", "list", *options(place)).out
 
 
 def test_discard_asks(vaultway: Vaultway, place: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from store.backends.memory import MemoryBackend
 from store.datastore.chunk_cache import ENTRY_OVERHEAD, ChunkCache, cache_over, reads_at_once
-from store.datastore.rooms import HUGE_PAGE
+from store.datastore.rooms import HUGE_PAGE, room_of
 from store.errors import ChunkMissing, IntegrityError
 from store.names import Digest, Fingerprint
 from tests.fakes.interrupts import InterruptingLock
@@ -144,6 +144,20 @@ def test_a_room_is_used_again_when_nobody_looks_into_it() -> None:
     assert len(cache.rooms) > 0
     cache.clear()
     assert len(cache.rooms) == 0
+
+
+@pytest.mark.parametrize(
+    ("budget", "most"), [(0, 6), (16, 6), (32, 8), (64, 16), (128, 32), (256, 32), (1024, 32)]
+)
+def test_free_rooms_are_a_share_of_a_small_budget(budget: int, most: int) -> None:
+    """They come on top of it, of each kind."""
+    cache = ChunkCache(budget * MIB)
+    for rooms in (cache.rooms, cache.raw_rooms):
+        views = [rooms.take(2 * MIB) for _ in range(20)]
+        left = [*filter(None, map(room_of, views))]
+        views.clear()
+        rooms.give_back(left)
+        assert len(rooms) * 2 == most
 
 
 def test_a_chunk_of_another_protection_is_no_hit() -> None:

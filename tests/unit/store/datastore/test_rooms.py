@@ -98,6 +98,15 @@ def test_only_a_few_are_kept() -> None:
     assert len(rooms) == MOST_FREE // (2 * MIB)
 
 
+def test_the_longest_free_go() -> None:
+    """Where sizes differ, those that are left over would else be in the way of all others."""
+    rooms = Rooms(8 * MIB)
+    give_back(rooms, [taken(rooms, size * MIB) for size in (6, 2, 4)])
+    assert [room.touched // MIB for room in rooms._free] == [2, 6]
+    give_back(rooms, [taken(rooms, 10 * MIB)])
+    assert [room.touched // MIB for room in rooms._free] == [2]
+
+
 def test_the_smallest_that_fits_is_taken() -> None:
     rooms = Rooms()
     give_back(rooms, [taken(rooms, size * MIB) for size in (6, 4, 8)])

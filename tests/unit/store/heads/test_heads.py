@@ -44,6 +44,33 @@ def test_a_stale_writer_fences_itself(head: OpenHead, heads: Heads) -> None:
         head.close()
 
 
+def test_a_writer_whose_lock_file_was_removed_fences_itself(head: OpenHead, heads: Heads) -> None:
+    image = head.create_image("disk.img", 1 << 20)
+    head.sync()
+    (lock,) = (heads.directory / ".vaultway/locks").iterdir()
+    lock.unlink()
+    with heads.open(ROOT, GROUP):
+        image.write(0, b"x")
+        with pytest.raises(Locked, match="lost"):
+            image.flush()
+        with pytest.raises(Locked):
+            head.close()
+
+
+def test_a_relative_directory_stays_where_it_is(
+    datastore: Datastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount in the background goes to `/`."""
+    monkeypatch.chdir(tmp_path)
+    heads = Heads(datastore, "relative", sync_level=SyncLevel.NONE)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with heads.open(ROOT, GROUP) as head:
+        head.create_image("disk.img", 1 << 20).flush()
+    assert (tmp_path / "relative").is_dir()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_nothing_plain_is_on_the_disk(datastore: Datastore, heads: Heads, tmp_path: Path) -> None:
     secret = Heads(datastore, heads.directory, key=KEY, sync_level=SyncLevel.NONE)
     with secret.open(ROOT, GROUP) as head:

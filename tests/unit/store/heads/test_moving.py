@@ -118,6 +118,33 @@ def test_what_moved_is_safe_and_sealed_by_name(
         assert accessor.read(accessor.resolve(name), 0, len(LARGE)) == content
 
 
+def test_what_moved_is_dirty_still(heads: Heads) -> None:
+    """And what was replaced since is not any more, nor what was sealed."""
+    with heads.open(ROOT, GROUP) as head:
+        fill(head)
+        move_all(head)
+        head.image("disk.img").write(0, DISK[: 4 * MIB])
+        head.sync()
+        moved = SIZE + len(LARGE) + sum(map(len, SMALL.values())) - 4 * MIB
+        (info,) = heads.list()
+        assert info.moved_bytes == moved
+        assert head.dirty_bytes == info.dirty_bytes
+        assert moved + 4 * MIB < info.dirty_bytes < moved + 5 * MIB
+    (info,) = heads.list()
+    assert info.moved_bytes == moved
+    with heads.open(ROOT, GROUP) as head:
+        assert head.dirty_bytes > moved + 4 * MIB
+        head.seal()
+        assert head.dirty_bytes == 0
+        (info,) = heads.list()
+        assert (info.dirty_bytes, info.moved_bytes) == (0, 0)
+        head.image("disk.img").write(0, b"x")
+        head.sync()
+        (info,) = heads.list()
+        assert info.moved_bytes == 0
+        assert 0 < info.dirty_bytes < MIB
+
+
 def test_a_full_journal_moves_and_goes_on(datastore: Datastore, heads: Heads) -> None:
     """Nobody fails, and no snapshot is made."""
     small = Heads(datastore, heads.directory, budget_bytes=3 * MIB, sync_level=SyncLevel.NONE)

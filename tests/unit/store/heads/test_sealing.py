@@ -37,6 +37,16 @@ def test_nothing_to_seal(head: OpenHead) -> None:
     assert head.dirty_bytes == 0
 
 
+def test_what_takes_no_room_is_dirty_too(head: OpenHead, heads: Heads) -> None:
+    """Who seals at the end of a mount asks whether there is anything."""
+    tree = head.create_tree("root.pxar")
+    head.seal()
+    tree.mkdir(tree.root, b"d", 0o755, 0, 0)
+    assert head.dirty_bytes > 0
+    (info,) = heads.list()
+    assert info.dirty_bytes > 0
+
+
 def test_a_change_of_metadata_stores_no_payload(head: OpenHead, datastore: Datastore) -> None:
     numbers = filled(head)
     head.seal()

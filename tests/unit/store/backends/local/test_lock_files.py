@@ -129,6 +129,36 @@ def test_a_lost_lock_is_noticed(
     lock.release()
 
 
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_lock_whose_file_somebody_removed_is_lost(
+    files: LockFiles, tmp_path: Path, exclusive: bool
+) -> None:
+    """The next one makes a file of its own, and both would hold the lock."""
+    lock = take(files, exclusive=exclusive)
+    lock.check()
+    lock_file(tmp_path).unlink()
+    with pytest.raises(Locked, match="the lock was lost"):
+        lock.check()
+    with take(files) as other:
+        with pytest.raises(Locked, match="the lock was lost"):
+            lock.check()
+        lock.release()
+        other.check()
+        assert lock_file(tmp_path).exists()
+
+
+def test_a_lock_file_that_was_moved_away_is_lost(files: LockFiles, tmp_path: Path) -> None:
+    """Also behind a symbolic link: nobody who locks follows one."""
+    moved = tmp_path / "moved"
+    with take(files) as lock:
+        lock_file(tmp_path).rename(moved)
+        lock_file(tmp_path).symlink_to(moved)
+        with pytest.raises(Locked, match="the lock was lost"):
+            lock.check()
+        moved.replace(lock_file(tmp_path))
+        lock.check()
+
+
 def _unlock(lock: HeldLockFile) -> None:
     fcntl.fcntl(lock._descriptor, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_UNLCK))
 
