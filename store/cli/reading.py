@@ -102,10 +102,10 @@ class Reading:
         datastore, namespace = self.datastore, self.namespace
 
         def read() -> "SnapshotIndexes":
+            manifest = datastore.read_manifest(namespace, snapshot)
             from store.datastore.snapshot_indexes import SnapshotIndexes
             from store.operations.browse.contents import indexes_behind
 
-            manifest = datastore.read_manifest(namespace, snapshot)
             indexes = SnapshotIndexes(datastore.backend, namespace, snapshot, manifest)
             names = [name for path in paths if path for name in indexes_behind(manifest, path)]
             indexes.read_ahead(dict.fromkeys(names))
