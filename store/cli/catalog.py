@@ -67,8 +67,8 @@ def shell(args: "argparse.Namespace") -> int:
     from store.cli.shell_terminal import batch, terminal
     from store.operations.browse.contents import spot_of
 
-    reading = Reading(args)
-    with reading.contents(reading.resolve(args.snapshot)) as contents:
+    reading = Reading(args, args.snapshot)
+    with reading.contents(reading.resolve(args.snapshot), args.where) as contents:
         place = contents.enter(args.where) if args.where else _only_tree(contents)
         if place.tree is None:
             raise InvalidName(f"{place}: is a file, not a tree; `snapshot cat` prints it")
@@ -101,7 +101,7 @@ def dump(args: "argparse.Namespace") -> int:
     from store.trees.matching import Query
     from store.trees.names import quote
 
-    reading, problems = Reading(args), Problems()
+    reading, problems = Reading(args, args.snapshot), Problems()
     with reading.contents(reading.resolve(args.snapshot)) as contents, Lines() as lines:
         for archive in [name for name in contents.archives if name.endswith(TREE)]:
             lines.write(f"d {archive}")

@@ -1,5 +1,6 @@
 """Which repository a command is for, and all that its user says of it. Cheap to import."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,17 +13,20 @@ if TYPE_CHECKING:
 
     from store.datastore.datastore import Datastore
     from store.repositories.options import Layer
+    from store.repositories.repository import Beside
     from store.repositories.settings import RepositorySettings
 
 PLAIN_ARGUMENTS = ("ns", "keyfile")
 """Options that have arguments of their own: PBS's, on some commands only."""
 
 
-def open_repository(args: "argparse.Namespace") -> "Datastore":
-    """Open the datastore of the command. Raises what `get_settings` and `open_datastore` do."""
+def open_repository(
+    args: "argparse.Namespace", beside: "Beside" = contextlib.nullcontext
+) -> "Datastore":
+    """Open the datastore of the command. As `open_datastore`, and raises as `get_settings`."""
     from store.repositories.repository import open_datastore
 
-    return open_datastore(get_settings(args))
+    return open_datastore(get_settings(args), beside)
 
 
 def open_without_cache(args: "argparse.Namespace") -> "Datastore":

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 STDOUT = "-"
+OPERATION = "store.operations.restore.place"
 NOTES = """\
 target:
   of a tree (.pxar), or of a directory in one or in a disk
@@ -76,16 +77,16 @@ def restore(args: "argparse.Namespace") -> None:
     """Restore the archive and say what it took."""
     import time
 
+    if args.target == STDOUT and not has_stdout():
+        raise InvalidName("standard output is closed; name another target")
+    reading = Reading(args, args.snapshot, OPERATION)
     from store.cli.progress_bar import make_progress, write_line
     from store.operations.restore.place import restore_path
     from store.operations.restore.request import RestoreOptions
 
-    if args.target == STDOUT and not has_stdout():
-        raise InvalidName("standard output is closed; name another target")
-    reading = Reading(args)
     snapshot = reading.resolve(args.snapshot)
     started = time.monotonic()
-    with reading.contents(snapshot) as contents:
+    with reading.contents(snapshot, args.archive) as contents:
         result = restore_path(
             contents,
             args.archive,

@@ -43,8 +43,8 @@ def cat(args: "argparse.Namespace") -> None:
 
     if not has_stdout():
         raise InvalidName("standard output is closed")
-    reading = Reading(args)
-    with reading.contents(reading.resolve(args.snapshot)) as contents:
+    reading = Reading(args, args.snapshot)
+    with reading.contents(reading.resolve(args.snapshot), *args.paths) as contents:
         for path in args.paths:
             for piece in read_file(contents, path):
                 say_bytes(piece)

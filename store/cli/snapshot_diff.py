@@ -62,10 +62,10 @@ def diff(args: "argparse.Namespace") -> int:
 
     problems = Problems()
     counts: Counter[str] = Counter()
-    reading = Reading(args)
+    reading = Reading(args, args.before)
     with (
-        reading.contents(reading.resolve(args.before)) as before,
-        reading.contents(reading.resolve(args.after)) as after,
+        reading.contents(reading.resolve(args.before), args.where) as before,
+        reading.contents(reading.resolve(args.after), args.where) as after,
         Lines() as lines,
     ):
         for found in diff_snapshots(

@@ -82,8 +82,9 @@ def _list_archive(args: "argparse.Namespace") -> int:
     from store.cli.reading import Reading
     from store.trees.names import quote
 
-    problems, reading = Problems(), Reading(args)
-    with reading.contents(reading.resolve(args.snapshot)) as contents, Lines() as lines:
+    problems, reading = Problems(), Reading(args, args.snapshot)
+    snapshot = reading.resolve(args.snapshot)
+    with reading.contents(snapshot, args.where) as contents, Lines() as lines:
         place = contents.enter(args.where)
         if place.tree is None:
             raise InvalidName(f"{place}: is a file, not a tree; `snapshot cat` prints it")

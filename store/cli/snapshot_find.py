@@ -101,7 +101,7 @@ def find(args: argparse.Namespace) -> int:
     from store.cli.reading import Reading
 
     query, problems = _query(args), Problems()
-    reading = Reading(args)
+    reading = Reading(args, None if args.all_snapshots else args.snapshot)
     with Lines() as lines:
         for snapshot in _snapshots(args, reading):
             try:
@@ -154,7 +154,7 @@ def _find_in(
 
     names_only = args.output_format == "text" and not args.long
     head = f"{snapshot}/".encode() if args.all_snapshots else b""
-    with reading.contents(snapshot) as contents:
+    with reading.contents(snapshot, args.where) as contents:
         _check_trees(contents, args.where)
         for found in find_in_snapshot(
             contents,

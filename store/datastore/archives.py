@@ -14,7 +14,7 @@ from store.errors import FormatError, IntegrityError, KeyRequired, NotFound, Wro
 from store.format.blob import decode_blob, is_encrypted
 from store.format.catalog import Catalog
 from store.format.crypt import CryptConfig
-from store.format.dynamic_index import ENTRY
+from store.format.dynamic_index import ENTRY, DynamicIndex
 from store.format.manifest import CryptMode, FileInfo, Manifest
 from store.format.pxar.accessor import Accessor
 from store.names import (
@@ -199,7 +199,8 @@ class SnapshotReader:
 
     def _copy_index(self, namespace: Namespace, snapshot: Snapshot, filename: str) -> Index:
         """An index that holds no descriptor, if it is small."""
-        index = self.datastore.dynamic_index(namespace, snapshot, filename)
+        index = self._load_index(namespace, snapshot, filename)
+        assert isinstance(index, DynamicIndex)
         return index.copy() if len(index) * ENTRY.size <= MAX_COPIED else index
 
     def _read(self, filename: str, read: Callable[[Namespace, Snapshot, str], T]) -> T:

@@ -64,6 +64,7 @@ class Beginning:
         if self.finished and self._locks:
             held, self._locks = reversed(self._locks), []
             at_once(self._backend, *(lock.release for lock in held))
+            self.held.pop_all()  # unless interrupted: then those are left that were
         failed = isinstance(error, BackendError) and error.retryable
         is_urgent = failed or not isinstance(error, Exception | None)
         with patience.in_a_hurry(self._backend) if is_urgent else nullcontext():

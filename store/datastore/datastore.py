@@ -9,7 +9,7 @@ from store.backends.base import Backend, Lock
 from store.datastore import groups, locks, manifests, namespaces, owners, removal, snapshots
 from store.datastore.chunk_store import CHUNKS, ChunkStore, SyncLevel
 from store.datastore.memory import DEFAULT_MEMORY, Memory
-from store.errors import FormatError, InvalidName, NotFound
+from store.errors import FormatError, NotFound
 from store.format.dynamic_index import DynamicIndex
 from store.format.fixed_index import FixedIndex
 from store.format.manifest import Manifest
@@ -143,27 +143,14 @@ class Datastore:
 
     def latest_snapshot(self, namespace: Namespace, group: BackupGroup) -> Snapshot:
         """The newest finished one. Raises NotFound."""
-        latest = groups.find_latest(self.backend, namespace, group)
-        if latest is None:
-            where = f" in namespace {namespace}" if namespace.components else ""
-            raise NotFound(f"backup group {group}{where} has no snapshot")
-        return latest
+        return groups.latest_snapshot(self.backend, namespace, group)
 
     def resolve_snapshot(self, namespace: Namespace, text: str) -> Snapshot:
         """The snapshot a user means by `type/id/time`, or `type/id` for the newest.
 
         Raises NotFound, InvalidName.
         """
-        parts = text.split("/")
-        if len(parts) == 2 or (len(parts) == 3 and parts[2] == "latest"):
-            return self.latest_snapshot(namespace, BackupGroup(parts[0], parts[1]))
-        if len(parts) != 3:
-            raise InvalidName(
-                f"snapshot {text!r}: write it as type/id/time, or type/id for the newest"
-            )
-        snapshot = Snapshot.parse(text)
-        groups.check_finished(self.backend, namespace, snapshot)
-        return snapshot
+        return groups.resolve_snapshot(self.backend, namespace, text)
 
     def read_manifest(self, namespace: Namespace, snapshot: Snapshot) -> Manifest:
         """What the snapshot consists of, its signature unchecked.

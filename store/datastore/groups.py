@@ -93,6 +93,30 @@ def find_latest(backend: Backend, namespace: Namespace, group: BackupGroup) -> S
     return next((found.snapshot for found in newest_first if found.is_finished), None)
 
 
+def latest_snapshot(backend: Backend, namespace: Namespace, group: BackupGroup) -> Snapshot:
+    """The newest finished snapshot of a group. Raises NotFound."""
+    latest = find_latest(backend, namespace, group)
+    if latest is None:
+        where = f" in namespace {namespace}" if namespace.components else ""
+        raise NotFound(f"backup group {group}{where} has no snapshot")
+    return latest
+
+
+def resolve_snapshot(backend: Backend, namespace: Namespace, text: str) -> Snapshot:
+    """The snapshot a user means by `type/id/time`, or `type/id` for the newest.
+
+    Raises NotFound, InvalidName.
+    """
+    parts = text.split("/")
+    if len(parts) == 2 or (len(parts) == 3 and parts[2] == "latest"):
+        return latest_snapshot(backend, namespace, BackupGroup(parts[0], parts[1]))
+    if len(parts) != 3:
+        raise InvalidName(f"snapshot {text!r}: write it as type/id/time, or type/id for the newest")
+    snapshot = Snapshot.parse(text)
+    check_finished(backend, namespace, snapshot)
+    return snapshot
+
+
 def read_notes(backend: Backend, namespace: Namespace, group: BackupGroup) -> str:
     """The notes on a group, "" when there are none."""
     try:

@@ -2,12 +2,14 @@
 
 import logging
 import threading
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import partial
 
 from store.backends.base import Backend
 from store.datastore import manifests
-from store.errors import FormatError, IntegrityError, NotFound
+from store.datastore.workers import at_once
+from store.errors import FormatError, IntegrityError, NotFound, StoreError
 from store.format.dynamic_index import DynamicIndex
 from store.format.fixed_index import FixedIndex
 from store.format.manifest import Manifest
@@ -16,13 +18,13 @@ from store.names import Digest, Namespace, Snapshot
 log = logging.getLogger(__name__)
 
 INDEXES = (".didx", ".fidx")
-AnyIndex = TypeVar("AnyIndex", FixedIndex, DynamicIndex)
+AnyIndex = FixedIndex | DynamicIndex
 
 
 class SnapshotIndexes:
     """The indexes of a snapshot whose manifest is known. Thread-safe.
 
-    Those of trees are kept: two parts of a backup need them.
+    Those of trees are kept: two parts of a backup need them. So is what was read ahead.
     """
 
     def __init__(
@@ -30,18 +32,24 @@ class SnapshotIndexes:
     ) -> None:
         self.manifest = manifest
         self._backend, self._namespace, self._snapshot = backend, namespace, snapshot
-        self._kept: dict[str, DynamicIndex] = {}
+        self._kept: dict[str, AnyIndex] = {}
         self._lock = threading.Lock()
 
-    def open(self, filename: str) -> FixedIndex | DynamicIndex:
+    def read_ahead(self, filenames: Iterable[str]) -> None:
+        """Read some that will be opened, at once. What fails is left for `open` to find."""
+        at_once(self._backend, *(partial(self._read_ahead, filename) for filename in filenames))
+
+    def _read_ahead(self, filename: str) -> None:
+        with suppress(StoreError):
+            self._kept[filename] = self._read(filename)
+
+    def open(self, filename: str) -> AnyIndex:
         """One index. Raises NotFound, FormatError, IntegrityError, BackendError."""
-        if filename.endswith(".fidx"):
-            return self._read(filename, FixedIndex)
         with self._lock:
             index = self._kept.get(filename)
-            if index is None:
-                index = self._kept[filename] = self._read(filename, DynamicIndex)
-            return index
+            if index is None and filename.endswith(".didx"):
+                index = self._kept[filename] = self._read(filename)
+        return self._read(filename) if index is None else index
 
     def digests(self) -> Iterator[Digest]:
         """The chunks of the whole snapshot; an index that is damaged or gone is left out."""
@@ -52,9 +60,9 @@ class SnapshotIndexes:
                 except (FormatError, IntegrityError, NotFound) as error:
                     log.debug("%s", error)
 
-    def _read(self, filename: str, kind: type[AnyIndex]) -> AnyIndex:
+    def _read(self, filename: str) -> AnyIndex:
         raw = manifests.map_file(self._backend, self._namespace, self._snapshot, filename)
         try:
-            return kind(raw)
+            return FixedIndex(raw) if filename.endswith(".fidx") else DynamicIndex(raw)
         except FormatError as error:
             raise FormatError(f"{self._snapshot}/{filename}: {error}") from error

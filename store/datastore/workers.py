@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
+from itertools import count as numbers
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
@@ -19,6 +20,7 @@ T = TypeVar("T")
 COPIES = 2
 """A chunk that is encoded or decoded is in memory in both forms."""
 POLL_S = 0.005
+POLLS_A_SECOND = 200
 
 
 def worker_count(backend: Backend, memory: Memory, chunk_size: int) -> int:
@@ -35,9 +37,9 @@ def at_once(backend: Backend, *calls: Callable[[], object]) -> None:
     """Make calls that do not need each other: together, where each waits for a network.
 
     All have ended when this returns, or raises what the first in order that failed has raised.
-    Elsewhere they are made in order, up to the first that fails.
+    Elsewhere they are made in order, up to the first that fails. A single one needs no thread.
     """
-    if not backend.is_object_store:
+    if len(calls) < 2 or not backend.is_object_store:
         for call in calls:
             call()
         return
@@ -106,10 +108,18 @@ class Workers:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def stop(self) -> None:
-        """The same without patience. Other threads' calls to the storage are interrupted, too."""
+        """The same without patience. Other threads' calls to the storage are interrupted, too.
+
+        Again and again, because a thread may have been between two calls, but ever more rarely,
+        down to once a second: what it takes back (a lock that it was about to have) needs a call
+        that comes through.
+        """
         self._stopping = True
         self._pool.shutdown(wait=False, cancel_futures=True)
-        while self._running:
-            self._backend.interrupt()  # again: a thread may have been between two calls
+        for polls in numbers():
+            if not self._running:
+                break
+            if polls & (polls - 1) == 0 or polls % POLLS_A_SECOND == 0:  # 0, 1, 2, 4, 8, …
+                self._backend.interrupt()
             time.sleep(POLL_S)
         self.finish()

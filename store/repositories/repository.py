@@ -1,6 +1,7 @@
 """From settings to an open datastore: its storage, and the wrappers that were asked for."""
 
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -20,22 +21,26 @@ from store.repositories.pbs_host import find_datastore
 from store.repositories.repository_url import parse_url
 from store.repositories.settings import RepositorySettings
 
+Beside = Callable[[Backend], AbstractContextManager[object]]
+
 OPEN_SITE_S = 10.0
 """How long a site of a mirror is tried until it counts as away."""
 
 
-def open_datastore(repository: str | RepositorySettings) -> Datastore:
+def open_datastore(repository: str | RepositorySettings, beside: Beside = nullcontext) -> Datastore:
     """Open an existing datastore.
 
     Args:
         repository: its settings, or just where it is (`parse_url`).
+        beside: entered while a storage is opened that takes a request for it, to read from it
+            meanwhile, past the cache. Not with mirrors.
     Raises:
         InvalidName: not a repository, or settings that can't be.
         NotFound: there is no datastore.
         PermissionDenied, BackendError: the storage says so.
     """
     settings = _settings(repository)
-    backend = open_backend(settings)
+    backend = open_backend(settings, beside)
     try:
         return Datastore(_name(settings), backend, settings.memory_bytes)
     except BaseException:
@@ -65,11 +70,14 @@ def create_datastore(repository: str | RepositorySettings, progress: Progress = 
     backend.close()
 
 
-def open_backend(settings: RepositorySettings) -> Backend:
-    """`Cache(Mirror(site, sites))`, without what was not asked for. Raises as `open_datastore`."""
+def open_backend(settings: RepositorySettings, beside: Beside = nullcontext) -> Backend:
+    """`Cache(Mirror(site, sites))`, without what was not asked for. As `open_datastore`."""
     settings = with_secrets(settings)
     with ExitStack() as opened:
-        backend = _open_mirror(settings, opened) if settings.mirrors else _open_site(settings)
+        if settings.mirrors:
+            backend = _open_mirror(settings, opened)
+        else:
+            backend = _open_site(settings, beside)
         opened.callback(backend.close)
         if settings.cache_directory is not None:
             from store.backends.cache.backend import Cache
@@ -120,13 +128,13 @@ def _open_site_soon(settings: RepositorySettings) -> Backend:
     return backend
 
 
-def _open_site(settings: RepositorySettings) -> Backend:
+def _open_site(settings: RepositorySettings, beside: Beside = nullcontext) -> Backend:
     """One storage, wrapped."""
     if settings.directory is not None:
         return _wrap(_open_local(settings.directory), settings)
     from store.backends.s3.backend import open_s3
 
-    return open_s3(settings.s3_config(), lambda backend: _wrap(backend, settings))
+    return open_s3(settings.s3_config(), lambda backend: _wrap(backend, settings), beside)
 
 
 def _wrap(backend: Backend, settings: RepositorySettings) -> Backend:

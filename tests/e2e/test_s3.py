@@ -6,7 +6,9 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -80,6 +82,44 @@ def test_an_unchanged_backup_makes_few_requests(vault: Vault, mode: str) -> None
     assert indexes == (1 if mode == IMAGE else 2)
     print(mode, len(requests))
     assert len(requests) < 20 + indexes, "\n".join(f"{one.method} {one.target}" for one in requests)
+
+
+class Pairs:
+    """Of the first six requests, each waits for the one that comes with it."""
+
+    def __init__(self) -> None:
+        self.barriers = [threading.Barrier(2) for _ in range(3)]
+
+    def meet(self, number: int) -> None:
+        if number < 6:
+            with suppress(threading.BrokenBarrierError):
+                self.barriers[number // 2].wait(10)
+
+
+@pytest.mark.parametrize("mode", [IMAGE, LEGACY])
+def test_a_restore_asks_for_a_chunk_after_three_round_trips(
+    vault: Vault, tmp_path: Path, mode: str
+) -> None:
+    """Over two connections; each request waits here until the one comes that goes with it."""
+    vault.back_up(mode, 1)
+    before = len(vault.site.proxy.requests)
+    pairs = Pairs()
+    vault.site.break_requests(lambda number, _: pairs.meet(number))
+    vault.check_restore(mode, tmp_path / "restored")
+    assert not any(pair.broken for pair in pairs.barriers)
+    made = [f"{one.method} {unquote(one.target)}" for one in vault.site.proxy.requests[before:]]
+    index = "disk.img.fidx" if mode == IMAGE else "root.pxar.didx"
+    snapshot, claims = "/.cnt/host/web01/1970-01-02T00:00:00Z/", "/.vaultway/locks/host,web01,"
+    for number, first, second in (
+        (0, "/.in-use", "prefix=" + vault.name + "/.cnt/host/web01/"),
+        (2, f"{snapshot}index.json.blob", claims),
+        (4, f"{snapshot}{index}", f"prefix={vault.name}{claims}"),
+    ):
+        pair = sorted(made[number : number + 2], key=lambda one: first not in one)
+        assert first in pair[0]
+        assert second in pair[1]
+    assert all("/.chunks/" in one for one in made[6:-1])
+    assert made[-1].startswith(f"DELETE /{vault.site.bucket}/{vault.name}{claims}")
 
 
 @pytest.mark.needs("root")
@@ -199,6 +239,31 @@ def test_ctrl_c_during_slow_uploads(vault: Vault, mode: str) -> None:
     assert took_s < 5  # 2 and less, on a machine that has nothing else to do
     assert vault.locks() == []
     assert vault.site.keys(f"{vault.name}/.cnt/") == []
+
+
+@pytest.mark.parametrize("number", [0, 2, 4, 6])
+def test_ctrl_c_while_a_restore_opens(vault: Vault, tmp_path: Path, number: int) -> None:
+    """At two requests that nobody answers (the look at all claims is one of them): none is left."""
+    vault.back_up(IMAGE, 1)
+    pairs, asked = Pairs(), threading.Event()
+
+    def plan(n: int, request: Request) -> Fault | None:
+        if n < number + 2:
+            pairs.meet(n)
+        if n < number or request.method == "DELETE":
+            return None
+        if n > number:
+            asked.set()
+        return Fault("stall")
+
+    vault.site.break_requests(plan)
+    process = vault.started("restore", "host/web01", "disk.img", tmp_path / "restored")
+    assert asked.wait(30)
+    took_s = press_ctrl_c(process)
+    print(f"{took_s:.1f} s")
+    assert took_s < 5
+    assert vault.locks() == []
+    assert not list(tmp_path.glob("*restored*"))
 
 
 # What is said of what can't be

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 from store.backends.base import Backend, Listed, Lock, ObjectStat, OneCopy, Space, Walked
@@ -20,6 +21,7 @@ from store.format.buffer import Buffer
 from store.progress import SILENT, Progress
 
 Wrap = Callable[[Backend], Backend]
+Beside = Callable[[Backend], AbstractContextManager[object]]
 DIRECTORY = ObjectStat(0, 0, 0, is_directory=True, is_regular=False)
 NO_SIZE = Space(0, 0, 0)
 STORE_LOCK = ".lock"
@@ -229,23 +231,32 @@ class S3Backend(OneCopy):
         self.client.close()
 
 
-def open_s3(config: S3Config, wrap: Wrap = lambda backend: backend) -> Backend:
+def open_s3(
+    config: S3Config, wrap: Wrap = lambda backend: backend, beside: Beside = nullcontext
+) -> Backend:
     """The backend of a datastore, read-only while a PBS holds it, unless told to take it over.
 
-    Costs one request, through the wrappers that `wrap` puts around it. Raises as S3Backend; that
-    there is a datastore is not checked.
+    Costs one request, through the wrappers that `wrap` puts around it. Meanwhile the backend is in
+    `beside`, which may read from it. Raises as S3Backend; that there is a datastore is not checked.
     """
     backend = wrap(S3Backend(config))
     try:
-        holder = foreign_holder(backend.read(IN_USE))
-    except NotFound:
-        holder = None
+        with beside(backend):
+            holder = _find_holder(backend)
     except BaseException:
         backend.close()
         raise
     if holder is None or config.take_over:
         return backend
     return ReadOnly(backend, f"{holder}; when no PBS does any more, open it with --take-over")
+
+
+def _find_holder(backend: Backend) -> str | None:
+    """Why not to write. None when we may."""
+    try:
+        return foreign_holder(backend.read(IN_USE))
+    except NotFound:
+        return None
 
 
 def create_s3(config: S3Config, wrap: Wrap = lambda backend: backend) -> None:

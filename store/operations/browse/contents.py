@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from store.datastore.archives import SnapshotReader
+from store.datastore.snapshot_indexes import INDEXES
 from store.errors import NotFound
+from store.format.manifest import Manifest
 from store.trees.base import FileTree
 from store.trees.names import quote
 from store.trees.paths import Spot, find_path
@@ -18,7 +20,7 @@ from store.trees.paths import Spot, find_path
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-INDEX_SUFFIXES = (".didx", ".fidx", ".blob")
+INDEX_SUFFIXES = (*INDEXES, ".blob")
 TREE, IMAGE, INSIDE = ".pxar", ".img", ".d"
 
 OpenDisk = Callable[[SnapshotReader, str], FileTree]
@@ -88,14 +90,28 @@ class SnapshotContents:
 
 def archive_name(reader: SnapshotReader, archive: str) -> str:
     """The archive as users name it. Raises NotFound, with the names there are."""
+    name = _plain_name(archive)
+    if name not in reader:
+        raise NotFound(f"{archive}: no such archive; there are {', '.join(reader.archives)}")
+    return name
+
+
+def _plain_name(archive: str) -> str:
+    """`root.mpxar.didx` -> `root.pxar`."""
     name = archive
     for suffix in INDEX_SUFFIXES:
         name = name.removesuffix(suffix)
     if name.endswith((".mpxar", ".ppxar")):
         name = name[: -len(".mpxar")] + TREE
-    if name not in reader:
-        raise NotFound(f"{archive}: no such archive; there are {', '.join(reader.archives)}")
     return name
+
+
+def indexes_behind(manifest: Manifest, path: str) -> list[str]:
+    """The index files of the archive that a path leads to; none of one that is not there."""
+    head = path.strip("/").partition("/")[0]
+    names = {_plain_name(head), head.removesuffix(INSIDE)}
+    files = (info.filename for info in manifest.files)
+    return [name for name in files if name.endswith(INDEXES) and _plain_name(name) in names]
 
 
 def spot_of(place: Place, *, follow: bool = True) -> Spot:

@@ -194,11 +194,14 @@ class Lease:
         self._end()
 
     def release(self) -> None:
-        """Give it up, and never raise: a claim that can't be removed now ends by itself."""
+        """Give it up, and never raise: a claim that can't be removed now ends by itself.
+
+        A second call does nothing, unless the first was interrupted, or failed: it tries again.
+        """
         if self._pid != os.getpid():
             return
         with self._lock:
-            if not self.is_over:
+            if self.is_stored or not self.is_over:
                 self._end()
 
     def _end(self) -> None:

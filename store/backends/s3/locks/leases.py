@@ -74,10 +74,10 @@ class Leases:
         try:
             lease.claim()
             self._prevail(lease)
+            self._start_renewing()
         except BaseException:
             lease.release()
             raise
-        self._start_renewing()
         return lease
 
     def _prevail(self, lease: Lease) -> None:

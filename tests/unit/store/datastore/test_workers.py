@@ -6,7 +6,7 @@ import pytest
 
 from store.backends.memory import MemoryBackend
 from store.backends.patience import current, patience
-from store.datastore.workers import at_once
+from store.datastore.workers import Workers, at_once
 from store.errors import Locked, NotFound
 from tests.fakes.object_store import ObjectStore
 
@@ -39,6 +39,37 @@ def test_the_first_in_order_is_raised_when_all_have_ended() -> None:
     with pytest.raises(Locked, match="first"):
         at_once(ObjectStore(), fail_first, fail_second, lambda: done.append(1))
     assert done == [1]
+
+
+def test_a_single_call_is_made_here() -> None:
+    threads: list[threading.Thread] = []
+    at_once(ObjectStore(), lambda: threads.append(threading.current_thread()))
+    at_once(ObjectStore())
+    assert threads == [threading.current_thread()]
+
+
+def test_interrupts_leave_time_to_take_something_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All calls of other threads end by them, and those that give a lock back should not."""
+    polls: list[float] = []
+    interrupted: list[int] = []
+    ended = threading.Event()
+    store = ObjectStore()
+
+    def sleep(seconds: float) -> None:
+        polls.append(seconds)
+        if len(polls) == 1000:
+            ended.set()
+        if len(polls) >= 1000:
+            threading.Event().wait(0.001)
+
+    monkeypatch.setattr("store.datastore.workers.time.sleep", sleep)
+    monkeypatch.setattr(store, "interrupt", lambda: interrupted.append(len(polls)))
+    workers, begun = Workers(store, 1, "test"), threading.Event()
+    workers.submit(lambda: (begun.set(), ended.wait()))
+    begun.wait()
+    workers.stop()
+    first = [0, 1, 2, 4, 8, 16, 32, 64, 128, 200, 256, 400, 512, 600, 800]
+    assert interrupted[: len(first)] == first
 
 
 def test_a_disk_is_asked_in_order_up_to_the_first_failure() -> None:

@@ -6,7 +6,7 @@ The storage behind s3:// and the wrappers are stand-ins, which say what they wer
 import os
 import stat
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from store.backends.memory import MemoryBackend
 from store.backends.mirror import backend as mirror
 from store.backends.patience import current
 from store.backends.s3 import backend as s3_module
+from store.backends.s3.backend import Wrap
 from store.backends.s3.config import S3Config
 from store.backends.wrappers import limit, retry
 from store.backends.wrappers.read_only import ReadOnly
@@ -30,6 +31,7 @@ from store.names import Namespace
 from store.repositories import repository
 from store.repositories.repository import (
     OPEN_SITE_S,
+    Beside,
     create_datastore,
     open_backend,
     open_datastore,
@@ -65,6 +67,12 @@ class FakeS3(MemoryBackend):
         return self.config.bucket
 
 
+def open_s3(config: S3Config, wrap: Wrap, beside: Beside) -> Backend:
+    backend = wrap(FakeS3(config))
+    with beside(backend):
+        return backend
+
+
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> list[FakeS3]:
     """Storages and wrappers that show how they were made; returns the buckets that were opened."""
@@ -90,7 +98,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> list[FakeS3]:
 
     FakeS3.opened = []
     created: list[Any] = FakeS3.opened
-    monkeypatch.setattr(s3_module, "open_s3", lambda config, wrap: wrap(FakeS3(config)))
+    monkeypatch.setattr(s3_module, "open_s3", open_s3)
     monkeypatch.setattr(s3_module, "create_s3", lambda config, wrap: created.append(config))
     for module, name in ((retry, "Retry"), (limit, "Limit"), (cache, "Cache")):
         monkeypatch.setattr(module, name, type(name, (Named,), {}))
@@ -141,6 +149,23 @@ def test_a_bucket_is_retried(s3: list[FakeS3]) -> None:
     with open_datastore(BUCKET) as datastore:
         assert datastore.name == "store"
     assert s3[-1].is_closed
+
+
+def test_what_opens_a_bucket_may_look_into_it_meanwhile(s3: list[FakeS3], tmp_path: Path) -> None:
+    """Through what repeats calls, and before the cache. Of mirrors nobody knows which to ask."""
+    seen: list[str] = []
+
+    def beside(backend: Backend) -> AbstractContextManager[None]:
+        seen.append(repr(backend))
+        return nullcontext()
+
+    open_datastore(RepositorySettings(BUCKET, cache=Path("/fast")), beside).close()
+    assert seen == ["Retry(bucket, retry_for_s=300.0, open_for_s=30.0)"]
+    bare_backend(tmp_path / "store").close()
+    local = RepositorySettings(str(tmp_path / "store"))
+    open_datastore(local, beside).close()
+    open_datastore(RepositorySettings(BUCKET, mirrors=(local,)), beside).close()
+    assert len(seen) == 1
 
 
 def test_everything_in_its_order(s3: list[FakeS3], tmp_path: Path) -> None:
@@ -233,7 +258,7 @@ def test_a_bucket_is_given_up_soon_where_there_are_mirrors(
     bare_backend(tmp_path).close()
     trouble, given = [True], []
 
-    def open_s3(config: S3Config, wrap: object) -> Backend:
+    def open_s3(config: S3Config, *_: object) -> Backend:
         given.append(current().seconds)
         if trouble:
             raise BackendError("no answer", retryable=True)

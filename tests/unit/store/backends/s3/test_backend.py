@@ -1,10 +1,13 @@
 """What S3Backend does beyond the contract."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from mmap import mmap
 
 import pytest
 
+from store.backends.base import Backend
 from store.backends.s3.backend import S3Backend, create_s3, open_s3
 from store.backends.s3.config import S3Config
 from store.backends.wrappers.read_only import ReadOnly
@@ -79,6 +82,36 @@ def test_a_datastore_without_a_marker(s3_server: S3Server, config: S3Config) -> 
     backend.stat(".chunks")
     assert backend.client.counters.requests == {"GET": 2}
     backend.close()
+
+
+def test_what_is_beside_the_marker_is_over_before_it_is_closed(
+    config: S3Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it sees the error, which ends what it began."""
+    seen: list[object] = []
+
+    @contextmanager
+    def beside(backend: Backend) -> Iterator[None]:
+        assert backend.scan("vm") == []
+        try:
+            yield
+        except PermissionDenied as error:
+            seen.append(str(error))
+            assert backend.scan("vm") == []
+            raise
+
+    def refuse(_: S3Backend, name: str) -> bytes:
+        seen.append(name)
+        raise PermissionDenied("403")
+
+    open_s3(config, beside=beside).close()
+    assert seen == []
+    monkeypatch.setattr(S3Backend, "read", refuse)
+    close = S3Backend.close
+    monkeypatch.setattr(S3Backend, "close", lambda made: (close(made), seen.append("closed")))
+    with pytest.raises(PermissionDenied):
+        open_s3(config, beside=beside)
+    assert seen == [".in-use", "403", "closed"]
 
 
 def test_one_datastore_does_not_see_another(s3_server: S3Server, config: S3Config) -> None:

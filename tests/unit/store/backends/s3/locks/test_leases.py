@@ -669,6 +669,22 @@ def test_release_tries_again_then_says_when_it_ends(
     assert not caplog.records
 
 
+@pytest.mark.expect_warnings
+def test_a_release_that_failed_is_made_again_by_the_next_call(ours: Process) -> None:
+    """An interrupt ends the requests of all other threads, those that give locks back, too."""
+    lock = ours.acquire(GROUP, exclusive=True)
+    ours.client.fail_at = dict.fromkeys(range(2, 5), BackendError("interrupted", retryable=True))
+    lock.release()
+    assert len(ours.client.bucket.objects) == 1
+    with pytest.raises(Locked):
+        lock.check()
+    lock.release()
+    assert ours.client.bucket.objects == {}
+    calls = len(ours.client.calls)
+    lock.release()
+    assert len(ours.client.calls) == calls
+
+
 def test_close_releases(ours: Process, others: Process) -> None:
     lock = ours.acquire(GROUP, exclusive=True)
     ours.close()
