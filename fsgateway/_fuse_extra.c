@@ -246,7 +246,7 @@ PyMODINIT_FUNC PyInit__fuse_extra(void)
     if (PyType_Ready(&RequestType) < 0 || add_listing_types() < 0)
         return NULL;
     PyObject *made = PyModule_Create(&module);
-    if (made != NULL && PyModule_AddIntConstant(made, "INTERFACE", 1) < 0) // see store/native.py
+    if (made != NULL && PyModule_AddIntConstant(made, "INTERFACE", 2) < 0) // see store/native.py
         Py_CLEAR(made);
     return made;
 }
