@@ -50,6 +50,11 @@ class MountedHead:
         self._control.close()
         self.head.close()
 
+    @property
+    def can_be_sealed(self) -> bool:
+        """Whether there is a change, and anything left in it."""
+        return bool(self.head.dirty_bytes and self.head.archives)
+
     def idle_s(self) -> float:
         """How long nothing was written to it, as far as calls of this method tell."""
         changes, now = self.head.journal.changes, self._clock()
@@ -193,7 +198,7 @@ class OpenHeads:
         if idle_s is None:
             return
         for mounted in self._all():
-            if mounted.idle_s() >= idle_s and mounted.head.dirty_bytes:
+            if mounted.idle_s() >= idle_s and mounted.can_be_sealed:
                 _seal(mounted)
                 mounted.rest()
 
@@ -207,7 +212,7 @@ class OpenHeads:
         What cannot be sealed stays in the head; the log says so.
         """
         for mounted in self._all():
-            if self._policy.at_end and mounted.head.dirty_bytes:
+            if self._policy.at_end and mounted.can_be_sealed:
                 _seal(mounted)
             try:
                 mounted.close()
