@@ -6,6 +6,7 @@ it directly, byte by byte exact.
 """
 
 import errno
+from mmap import PAGESIZE
 
 from pyfuse3 import FileInfo, InodeT
 
@@ -20,6 +21,7 @@ from fsgateway.view import Content
 from store.datastore.archives import IndexedStream
 from store.errors import FormatError, IntegrityError
 from store.format.buffer import Buffer
+from store.format.fixed_index import FixedIndex
 from store.format.pxar.entries import Entry
 
 # A disk is read once, and larger than what the kernel has memory for. A page of it that is made,
@@ -131,7 +133,8 @@ class Reader:
         except (FormatError, IntegrityError):
             self._remember_damage(file.inode)
             _, chunk_end = file.stream.index.range(file.stream.index.position(position))
-            if not file.is_exact or chunk_end >= position + size:
+            is_whole = not file.is_exact or _may_be_a_page(file, position)
+            if is_whole or chunk_end >= position + size:
                 raise
             return await self._load(file, position, chunk_end - position)
 
@@ -147,3 +150,13 @@ class Reader:
         if len(self._damaged) >= MAX_DAMAGED:
             self._damaged.clear()
         self._damaged.add(inode)
+
+
+def _may_be_a_page(file: StreamFile, position: int) -> bool:
+    """Whether the kernel may want this for its cache, although the file is opened past it.
+
+    For maps and sendfile it does, and takes a short answer for the end of the file: it would show
+    a smaller one. Of a disk, whoever reads it page by page gets as much without.
+    """
+    is_disk = isinstance(file.stream.index, FixedIndex)
+    return is_disk and (position - file.start) % PAGESIZE == 0
