@@ -21,7 +21,6 @@ from fsgateway.view import Content
 from store.datastore.archives import IndexedStream
 from store.errors import FormatError, IntegrityError
 from store.format.buffer import Buffer
-from store.format.fixed_index import FixedIndex
 from store.format.pxar.entries import Entry
 
 # A disk is read once, and larger than what the kernel has memory for. A page of it that is made,
@@ -156,7 +155,6 @@ def _may_be_a_page(file: StreamFile, position: int) -> bool:
     """Whether the kernel may want this for its cache, although the file is opened past it.
 
     For maps and sendfile it does, and takes a short answer for the end of the file: it would show
-    a smaller one. Of a disk, whoever reads it page by page gets as much without.
+    a smaller one. Whoever begins elsewhere gets all that lies before the damage.
     """
-    is_disk = isinstance(file.stream.index, FixedIndex)
-    return is_disk and (position - file.start) % PAGESIZE == 0
+    return (position - file.start) % PAGESIZE == 0
