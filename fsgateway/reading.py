@@ -6,6 +6,7 @@ it directly, byte by byte exact.
 """
 
 import errno
+from mmap import PAGESIZE
 
 from pyfuse3 import FileInfo, InodeT
 
@@ -131,7 +132,8 @@ class Reader:
         except (FormatError, IntegrityError):
             self._remember_damage(file.inode)
             _, chunk_end = file.stream.index.range(file.stream.index.position(position))
-            if not file.is_exact or chunk_end >= position + size:
+            is_whole = not file.is_exact or _may_be_a_page(file, position)
+            if is_whole or chunk_end >= position + size:
                 raise
             return await self._load(file, position, chunk_end - position)
 
@@ -147,3 +149,12 @@ class Reader:
         if len(self._damaged) >= MAX_DAMAGED:
             self._damaged.clear()
         self._damaged.add(inode)
+
+
+def _may_be_a_page(file: StreamFile, position: int) -> bool:
+    """Whether the kernel may want this for its cache, although the file is opened past it.
+
+    For maps and sendfile it does, and takes a short answer for the end of the file: it would show
+    a smaller one. Whoever begins elsewhere gets all that lies before the damage.
+    """
+    return (position - file.start) % PAGESIZE == 0

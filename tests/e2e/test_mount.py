@@ -372,6 +372,29 @@ class TestDamage:
                     os.pread(file.fileno(), 10, 8 * MIB - 10)
                 assert os.pread(file.fileno(), 3 * MIB, 8 * MIB) == image[8 * MIB : 11 * MIB]
 
+    @pytest.mark.parametrize("size", [20 * MIB, 76 * MIB])
+    def test_a_damaged_chunk_does_not_end_a_disk(
+        self, datastore: Datastore, repository: Path, tmp_path: Path, size: int
+    ) -> None:
+        """However it is read, also by maps and sendfile: a short answer would do that."""
+        image = noise(3, 12 * MIB) + bytes(size - 12 * MIB)
+        with snapshot(datastore, f"vm/1/{TIME}") as builder:
+            builder.image("disk.img", image)
+        flip(chunk_path(repository, datastore, f"vm/1/{TIME}", "disk.img.fidx", 1))
+        before = 4 * MIB - 8192
+        with mounted(repository, tmp_path / "m") as mount:
+            path = mount / "vm/1/latest/disk.img"
+            for _ in range(2):  # that it is damaged is known the second time
+                with pytest.raises(OSError, match="Input/output"):
+                    shutil.copyfile(path, tmp_path / "copy")
+                assert path.stat().st_size == size
+                with path.open("rb", buffering=0) as file:
+                    private = mmap.MAP_PRIVATE
+                    with mmap.mmap(file.fileno(), 0, private, mmap.PROT_READ) as mapped:
+                        assert mapped[before : 4 * MIB] == image[before : 4 * MIB]
+                        assert path.stat().st_size == size  # else what follows is SIGBUS
+                        assert mapped[8 * MIB : 9 * MIB] == image[8 * MIB : 9 * MIB]
+
     def test_a_damaged_chunk_of_a_tree(
         self, datastore: Datastore, repository: Path, tmp_path: Path
     ) -> None:
