@@ -50,7 +50,8 @@ class StreamFile:
     Args:
         inode: whose it is.
         way: the reader's way through the stream.
-        is_exact: opened for direct I/O, so an answer may be shorter than asked.
+        is_exact: opened for direct I/O, so an answer may be shorter than asked, unless it begins
+            with a page.
     """
 
     __slots__ = ("inode", "is_exact", "peek", "size", "start", "stream", "way")

@@ -2,7 +2,7 @@
 
 A read that covers damage is EIO. The kernel asks for whole pages, so the page in which a damaged
 chunk of a tree's file begins or ends is lost with it; whoever opens the file again afterwards reads
-it directly, byte by byte exact.
+it directly, byte by byte exact, where the read does not begin with a page.
 """
 
 import errno

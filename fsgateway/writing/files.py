@@ -7,6 +7,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Protocol
 
+from fsgateway import extra_handlers
 from fsgateway.inodes import HEAD
 from store.format.blob import MAX_BLOB_SIZE
 from store.format.buffer import Buffer
@@ -128,11 +129,13 @@ class ImagePlace:
         """Count one more who has it open, with open(2)'s flags; whether past the kernel's cache.
 
         A page of what is only written is a copy that nobody reads, and dear. But who writes past
-        the cache does not change what others see through it: all who have it open go one way.
+        the cache does not change what others see through it: all who have it open go one way, and
+        it must be one by which it can be mapped.
         """
         only_writes = flags & os.O_ACCMODE == os.O_WRONLY and not flags & os.O_APPEND
+        may_pass = only_writes and extra_handlers.can_map_uncached()
         with self._opening:
-            is_uncached = self._users[True] > 0 or (only_writes and not self._users[False])
+            is_uncached = self._users[True] > 0 or (may_pass and not self._users[False])
             self._users[is_uncached] += 1
         return is_uncached
 

@@ -250,8 +250,8 @@ class WritableOperations(VaultwayOperations):
     ) -> tuple[FileInfo, EntryAttributes]:
         parent = self._writable_node(parent_inode)
         node = await self._writing.run(parent.make_file, os.fsdecode(name))
-        info = self._opened(await self._writing.run(node.open, flags))
-        return info, await self._describe_new(node)
+        attributes = await self._describe_new(node)
+        return self._opened(await self._writing.run(node.open, flags)), attributes
 
     def _writable_node(self, inode: InodeT) -> CurrentNode:
         node = None if is_entry(inode) or is_in_head(inode) else self._nodes.get(inode)

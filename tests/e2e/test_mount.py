@@ -426,6 +426,9 @@ class TestDamage:
             with (root / "hit").open("rb", buffering=0) as file:
                 assert os.pread(file.fileno(), MIB, lost[-1] + 1) == content[lost[-1] + 1 :][:MIB]
                 assert os.pread(file.fileno(), 2 * MIB, 0) == content[: lost[0]]
+            for _ in range(2):  # by sendfile, so through the kernel's cache
+                with pytest.raises(OSError, match="Input/output"):
+                    shutil.copyfile(root / "hit", tmp_path / "copy")
             assert (root / "a-file").read_bytes() == b"b" * 10
             assert (root / "z-file").read_bytes() == b"a" * 10
             assert (root / "hit").stat().st_size == len(content)

@@ -92,7 +92,7 @@ def archive_name(reader: SnapshotReader, archive: str) -> str:
     """The archive as users name it. Raises NotFound, with the names there are."""
     name = _plain_name(archive)
     if name not in reader:
-        raise NotFound(f"{archive}: no such archive; there are {', '.join(reader.archives)}")
+        raise NotFound(f"{archive or '/'}: no such archive; there are {', '.join(reader.archives)}")
     return name
 
 
