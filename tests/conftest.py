@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -25,6 +26,11 @@ GOLDEN = Path(__file__).parent / "golden"
 
 hypothesis.settings.register_profile("vaultway", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("vaultway")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that begins us in the background says so, and the programs we begin would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
