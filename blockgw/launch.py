@@ -283,9 +283,17 @@ def command(request: ExportRequest, settings_fd: int) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Ours, without passwords, with a PYTHONPATH for the embedded Python to find what we find."""
+    """Ours, without passwords, with a PYTHONPATH for the embedded Python to find what we find.
+
+    It takes the standard library of the first `python3` in PATH for its own: that must be the one
+    beside nbdkit, not another build of the same version (pyenv's, say), whose modules do not load.
+    """
     kept = {name: value for name, value in os.environ.items() if not SECRETS.fullmatch(name)}
-    return kept | {"PYTHONPATH": os.pathsep.join(python_path())}
+    path = [str(Path(shutil.which("nbdkit") or "").parent), kept.get("PATH", os.defpath)]
+    return kept | {
+        "PATH": os.pathsep.join(path),
+        "PYTHONPATH": os.pathsep.join(python_path()),
+    }
 
 
 def python_path() -> list[str]:

@@ -1,6 +1,7 @@
 """What nbdkit is started with, and what is made of what it says. The real one: tests/e2e."""
 
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -68,6 +69,8 @@ def test_no_secret_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PBS_NAMESPACE", "stays")
     assert "canary" not in repr(environment())
     assert environment()["PBS_NAMESPACE"] == "stays"
+    # The embedded Python takes its standard library from the first python3 that it finds.
+    assert environment()["PATH"].startswith(str(Path(shutil.which("nbdkit") or "").parent) + ":")
     for text in (repr(REQUEST), repr(command(REQUEST, 9)), repr(environment())):
         assert KEY.hex() not in text
         assert "canary" not in text
