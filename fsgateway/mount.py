@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -161,10 +162,19 @@ async def _run(
 
 async def _announce(mountpoint: Path, on_ready: Callable[[], None]) -> None:
     """Wait for the first answer through the kernel: only then it is up."""
-    info = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
-    _widen_read_ahead(info.st_dev)
+    device = await trio.to_thread.run_sync(_device, mountpoint, abandon_on_cancel=True)
+    _widen_read_ahead(device)
     log.info("mounted at %s", mountpoint)
     on_ready()
+
+
+def _device(mountpoint: Path) -> int:
+    """The number of what is mounted, asked for by another process.
+
+    A thread of ours would wait for our own answer, and a kill -9 at that moment could not end us.
+    """
+    words = ["stat", "--format=%d", str(mountpoint)]
+    return int(subprocess.run(words, check=True, capture_output=True).stdout)
 
 
 def _widen_read_ahead(device: int) -> None:
