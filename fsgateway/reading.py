@@ -75,19 +75,26 @@ class Reader:
 
     def _open_disk(self, inode: InodeT, content: Content) -> FileInfo:
         stream, start, size = content
-        way = Way(start)
-        is_cached = size < UNCACHED or self._caches_images or not extra_handlers.can_map_uncached()
-        if is_cached or not isinstance(stream, IndexedStream):
-            return self._open_content(inode, content, way)
-        file = StreamFile(inode, stream, start, size, way, is_exact=True)
-        return self._add(file, direct_io=True, keep_cache=True)  # what maps have of it
+        if not isinstance(stream, IndexedStream):
+            return self._open_content(inode, content, Way(start))
+        is_large = size >= UNCACHED and not self._caches_images
+        is_uncached = is_large and extra_handlers.can_map_uncached()
+        return self._open_stream(inode, stream, start, size, Way(start), is_uncached=is_uncached)
 
     def _open_stream(
-        self, inode: InodeT, stream: IndexedStream, start: int, size: int, way: Way
+        self,
+        inode: InodeT,
+        stream: IndexedStream,
+        start: int,
+        size: int,
+        way: Way,
+        *,
+        is_uncached: bool = False,
     ) -> FileInfo:
-        is_exact = inode in self._damaged
+        is_damaged = inode in self._damaged
+        is_exact = is_damaged or is_uncached
         file = StreamFile(inode, stream, start, size, way, is_exact=is_exact)
-        return self._add(file, direct_io=is_exact, keep_cache=not is_exact)
+        return self._add(file, direct_io=is_exact, keep_cache=not is_damaged)
 
     def _add(
         self, file: OpenFile, *, direct_io: bool = False, keep_cache: bool = False
